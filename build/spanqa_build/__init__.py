@@ -1,0 +1,1 @@
+"""Building what is served: export, optimisation, parity and the model repository."""

@@ -1,0 +1,1 @@
+"""Asking a spanqa server, and scoring answers with SQuAD's metrics."""

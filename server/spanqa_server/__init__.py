@@ -1,0 +1,1 @@
+"""Running a real Triton from the pip package: launch, supervision and a clean stop."""

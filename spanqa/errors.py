@@ -1,0 +1,33 @@
+"""The exceptions of the core, and the base of every other package's tree.
+
+* SpanqaError: anything a user can mend; commands print it as one line and exit with 2
+  x InputError: a question, context or setting of one request
+  x DataError: a dataset file
+  x TokenizerError: a tokenizer's files
+  x SettingsError: settings that contradict each other or the model
+  x LogitsError: a network's output that does not fit its windows, or is not finite
+"""
+
+
+class SpanqaError(Exception):
+    """An error whose message says what was got, what is allowed and what to do next."""
+
+
+class InputError(SpanqaError):
+    """A question, context or option of one request is not acceptable."""
+
+
+class DataError(SpanqaError):
+    """A dataset file is not what its format asks for."""
+
+
+class TokenizerError(SpanqaError):
+    """A tokenizer cannot be loaded, or lacks what span extraction needs."""
+
+
+class SettingsError(SpanqaError):
+    """Settings contradict each other or the model they are used with."""
+
+
+class LogitsError(SpanqaError):
+    """A network's logits do not fit the windows they were computed from."""

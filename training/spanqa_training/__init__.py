@@ -1,0 +1,1 @@
+"""Training: specs, model, checkpoints, data, loop and evaluation."""
