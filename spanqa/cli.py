@@ -46,9 +46,7 @@ COMMANDS = {
     "predict": Command(
         module="spanqa_client.commands.predict", help="answer a whole dataset through a server", extra="client"
     ),
-    "score": Command(
-        module="spanqa_client.commands.score", help="SQuAD metrics of a prediction file", extra="client"
-    ),
+    "score": Command(module="spanqa_client.commands.score", help="SQuAD metrics of a prediction file", extra="client"),
     "bench": Command(module="spanqa_client.commands.bench", help="measure a server with perf_analyzer", extra="client"),
     "demo": Command(module="spanqa_server.commands.demo", help="serve, ask, score and stop, in one go", extra="serve"),
 }

@@ -1,0 +1,159 @@
+"""The decoder equals a brute-force search, on one window and on many."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spanqa import search
+from spanqa.errors import InputError, LogitsError, SettingsError
+from spanqa.spans import DecodeSettings, decode
+from spanqa.tokenization import Pieces
+from spanqa.windows import WindowSettings, Windows, cut_windows
+
+SPECIAL_IDS = (101, 102, 0)
+
+
+def pieces_of(chars: list[tuple[int, int]]) -> Pieces:
+    return Pieces(ids=np.arange(1000, 1000 + len(chars), dtype=np.int32), chars=np.array(chars, dtype=np.int32))
+
+
+def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens):
+    """Every character span with its best logit, by three plain loops."""
+    best: dict[tuple[int, int], np.float32] = {}
+    chars = windows.document.chars.tolist()
+    for index, (first, length) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
+        for start in range(length):
+            for end in range(start, min(start + max_answer_tokens, length)):
+                span = (chars[first + start][0], chars[first + end][1])
+                if span[0] >= span[1]:
+                    continue
+                logit = (
+                    start_logits[index, windows.context_offset + start]
+                    + end_logits[index, windows.context_offset + end]
+                )
+                best[span] = max(best.get(span, logit), logit)
+    return best
+
+
+@st.composite
+def cases(draw, repeated_characters: bool):
+    n_question = draw(st.integers(1, 4))
+    n_document = draw(st.integers(1, 40))
+    chars, at = [], 0
+    for _ in range(n_document):
+        if chars and repeated_characters and draw(st.booleans()):
+            chars.append(chars[-1])
+            continue
+        at += draw(st.integers(0, 2))
+        length = draw(st.integers(1, 3))
+        chars.append((at, at + length))
+        at += length
+    stride = draw(st.integers(1, 6))
+    settings_ = WindowSettings(
+        max_seq_length=7 + stride + draw(st.integers(0, 6)), doc_stride=stride, max_query_length=4
+    )
+    question = pieces_of([(i, i + 1) for i in range(n_question)])
+    windows = cut_windows(question, pieces_of(chars), settings_, SPECIAL_IDS)
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    shape = (len(windows), settings_.max_seq_length)
+    if draw(st.booleans()):  # few distinct values: many ties
+        logits = rng.integers(-2, 3, size=(2, *shape)).astype(np.float32)
+    else:
+        logits = rng.normal(0, 4, size=(2, *shape)).astype(np.float32)
+    band = draw(st.integers(1, windows.room))
+    return windows, "x" * at, logits[0], logits[1], band, draw(st.integers(1, 8)), draw(st.sampled_from([1.0, 2.5]))
+
+
+def assert_equals_brute_force(case):
+    windows, context, start_logits, end_logits, band, n_best, temperature = case
+    expected = brute_force(windows, start_logits, end_logits, band)
+    ranked = sorted(expected.items(), key=lambda item: (-item[1], *item[0]))[:n_best]
+    got = decode(
+        windows, context, start_logits, end_logits, n_best=n_best, max_answer_tokens=band, temperature=temperature
+    )
+    assert [((span.char_start, span.char_end), span.logit) for span in got.spans] == [(k, float(v)) for k, v in ranked]
+    null = min(float(s[0] + e[0]) for s, e in zip(start_logits, end_logits, strict=True))
+    assert got.null_logit == null
+    assert got.no_answer_margin == null - float(ranked[0][1])
+    total = math.exp(null / temperature) + sum(math.exp(float(v) / temperature) for v in expected.values())
+    for span in got.spans:
+        assert span.score == pytest.approx(math.exp(span.logit / temperature) / total, rel=1e-4)
+        assert 0 <= span.score <= 1
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(cases(repeated_characters=False))
+def test_decoding_over_windows_equals_brute_force(case):
+    assert_equals_brute_force(case)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(cases(repeated_characters=True))
+def test_pieces_that_share_a_character_give_one_span_with_its_best_logit(case):
+    assert_equals_brute_force(case)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(cases(repeated_characters=True))
+def test_scanning_in_blocks_changes_nothing(case):
+    whole = search._BLOCK_CELLS
+    try:
+        search._BLOCK_CELLS = 8
+        assert_equals_brute_force(case)
+    finally:
+        search._BLOCK_CELLS = whole
+
+
+@pytest.fixture
+def one_window():
+    windows = cut_windows(pieces_of([(0, 1)]), pieces_of([(0, 3), (4, 7), (8, 12)]), WindowSettings(), SPECIAL_IDS)
+    return windows, np.zeros((1, 384), dtype=np.float32), np.zeros((1, 384), dtype=np.float32)
+
+
+def test_padding_and_question_positions_are_never_answers(one_window):
+    windows, starts, ends = one_window
+    starts[0, [1, 6, 7, 300]] = 99
+    ends[0, [1, 6, 7, 300]] = 99
+    starts[0, windows.context_offset + 1] = 1
+    best = decode(windows, "the cat sat.", starts, ends).spans[0]
+    assert (best.text, best.char_start, best.char_end) == ("cat", 4, 7)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("n_best", [1, 3])
+@pytest.mark.parametrize("position", [0, 3, 5])
+def test_a_network_that_is_not_finite_is_an_error(one_window, value, n_best, position):
+    windows, starts, ends = one_window
+    starts[0, position] = value
+    with pytest.raises(LogitsError, match="not finite"):
+        decode(windows, "the cat sat.", starts, ends, n_best=n_best)
+
+
+def test_logits_of_another_shape_are_refused(one_window):
+    windows, starts, ends = one_window
+    with pytest.raises(LogitsError, match=r"need start and end logits of shape \(1, at least 7\), got \(1, 6\)"):
+        decode(windows, "the cat sat.", starts[:, :6], ends[:, :6])
+
+
+@pytest.mark.parametrize("band", [0, 381])
+def test_an_answer_length_outside_the_window_is_refused(one_window, band):
+    windows, starts, ends = one_window
+    with pytest.raises(InputError, match=f"from 1 to 380 word pieces .* got {band}"):
+        decode(windows, "the cat sat.", starts, ends, max_answer_tokens=band)
+
+
+def test_n_best_below_one_is_refused(one_window):
+    with pytest.raises(InputError, match="n_best must be at least 1, got 0"):
+        decode(one_window[0], "the cat sat.", *one_window[1:], n_best=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("no_answer_threshold", math.nan), ("max_answer_tokens", 0), ("temperature", 0.0)]
+)
+def test_decode_settings_out_of_range_are_refused(field, value):
+    with pytest.raises(SettingsError, match=field):
+        DecodeSettings(**{field: value})
