@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from spanqa.errors import DataError
-from spanqa_client.metrics import GoldQuestion
+from spanqa_client.gold import GoldQuestion
 
 DEFAULT_N_RESAMPLES = 1000
 DEFAULT_CONFIDENCE = 0.95

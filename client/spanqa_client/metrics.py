@@ -7,28 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spanqa.errors import DataError
-from spanqa.squad import Example
+from spanqa_client.gold import GoldQuestion, gold_from_examples
 from spanqa_client.normalize import normalized_words
 from spanqa_client.thresholds import official_best, tune_threshold
+
+__all__ = [
+    "GoldQuestion",
+    "Report",
+    "gold_from_examples",
+    "raw_scores",
+    "score_predictions",
+    "token_f1",
+    "tuned_from_margins",
+]
 
 DEFAULT_NA_PROB_THRESH = 1.0
 """The official script's default: with probabilities, no answer is ever withdrawn."""
 _N_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoldQuestion:
-    """What a prediction is scored against.
-
-    Args:
-        id: The question's id.
-        answers: The gold answers' texts; none for an unanswerable question.
-        paragraph: Key of its paragraph; questions of one paragraph are resampled together.
-    """
-
-    id: str
-    answers: tuple[str, ...]
-    paragraph: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +54,6 @@ class Report:
         if self.unknown:
             found.append(f"{_count(self.unknown, 'prediction')} for ids not in the dataset: {_named(self.unknown)}")
         return found
-
-
-def gold_from_examples(examples: Iterable[Example]) -> list[GoldQuestion]:
-    """Give what scoring needs of a dataset's examples, in the same order."""
-    return [
-        GoldQuestion(
-            id=example.id, answers=tuple([answer.text for answer in example.answers]), paragraph=example.paragraph
-        )
-        for example in examples
-    ]
 
 
 def token_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:

@@ -39,7 +39,9 @@ def read_na_probs(path: str | Path) -> dict[str, float]:
 def _read_object(path: str | Path, wanted: str) -> dict[str, Any]:
     document = read_json(path)
     if type(document) is not dict:
-        raise DataError(f"{path}: expected one object {wanted}, got {'a list' if type(document) is list else 'a value'}")
+        raise DataError(
+            f"{path}: expected one object {wanted}, got {'a list' if type(document) is list else 'a value'}"
+        )
     if "data" in document and type(document["data"]) is list:
         raise DataError(f"{path}: is a dataset, expected one object {wanted}: is the order of the files right?")
     return document

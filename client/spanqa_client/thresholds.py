@@ -5,17 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from spanqa.errors import DataError
-
-
-class _Question(Protocol):
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def answers(self) -> tuple[str, ...]: ...
+from spanqa_client.gold import GoldQuestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +24,7 @@ class TunedThreshold:
 
 
 def official_best(
-    questions: Sequence[_Question],
+    questions: Sequence[GoldQuestion],
     predictions: Mapping[str, str],
     raw: Sequence[float | None],
     na_probs: Mapping[str, float],

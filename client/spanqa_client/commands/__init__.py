@@ -1,0 +1,1 @@
+"""The commands `ask`, `predict`, `score` and `bench`."""

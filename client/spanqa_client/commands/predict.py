@@ -1,0 +1,116 @@
+"""`spanqa predict`: all questions of a SQuAD file through a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from spanqa.contract import QUESTION_ANSWERING
+from spanqa.squad import Example, read_squad
+from spanqa_client.answer import Answer
+from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL, QAClient
+from spanqa_client.files import write_atomically
+from spanqa_client.served import ServedRun, jsonl_from_run, na_probs_from_run, predictions_from_run, summary_from_run
+
+EXIT_SOME_FAILED = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("dataset", metavar="DATASET", help="SQuAD 1.1 or 2.0 file, plain or gzipped; answers optional")
+    parser.add_argument("-o", "--output", metavar="FILE", help='write predictions: {"id": "text"}, "" for no answer')
+    parser.add_argument(
+        "--na-probs", metavar="FILE", help='write {"id": no-answer margin} for `spanqa score --na-probs`'
+    )
+    parser.add_argument("--jsonl", metavar="FILE", help="write one line a question: answer, offsets, scores")
+    parser.add_argument(
+        "--forced", action="store_true", help="predictions hold the best span even where there is no answer"
+    )
+    parser.add_argument(
+        "--url", metavar="H:P", default=DEFAULT_URL, help="the server's gRPC port (default: %(default)s)"
+    )
+    parser.add_argument("--model", metavar="NAME", default=QUESTION_ANSWERING, help="the model (default: %(default)s)")
+    parser.add_argument(
+        "--threshold",
+        metavar="X",
+        type=float,
+        help="answer where the no-answer margin is at most X (default: the model's)",
+    )
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=int,
+        default=DEFAULT_CONCURRENCY,
+        help="questions in flight (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout-s", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, help="for a question (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask everything, write the files asked for, print the summary; 1 where some questions got no response."""
+    examples = read_squad(args.dataset, require_answers=False)
+    served = _serve(args, examples)
+    if args.output:
+        write_atomically(args.output, json.dumps(predictions_from_run(served, forced=args.forced), ensure_ascii=False))
+    if args.na_probs:
+        write_atomically(args.na_probs, json.dumps(na_probs_from_run(served)))
+    if args.jsonl:
+        write_atomically(args.jsonl, jsonl_from_run(served))
+    if served.errors:
+        name, error = next(iter(served.errors.items()))
+        n_failed, n_all = len(served.errors), len(examples)
+        print(f"spanqa: warning: {n_failed:,} of {n_all:,} questions failed; {name}: {error}", file=sys.stderr)
+    summary = summary_from_run(served)
+    print(json.dumps(summary, indent=2) if args.json else summary_text(summary))
+    return EXIT_SOME_FAILED if served.errors else 0
+
+
+def summary_text(summary: dict[str, float]) -> str:
+    """Lay a summary out to read."""
+    lines = []
+    if "f1" in summary:
+        parts = [f"exact {summary['exact']:.2f}", f"F1 {summary['f1']:.2f}"]
+        parts += [
+            f"{key.replace('_f1', '')} F1 {summary[key]:.2f}" for key in ("HasAns_f1", "NoAns_f1") if key in summary
+        ]
+        lines.append(", ".join(parts))
+    if "forced_HasAns_f1" in summary:
+        lines.append(f"answering always: F1 {summary['forced_HasAns_f1']:.2f} on answerable questions")
+    if "tuned_f1" in summary:
+        lines.append(f"best threshold: F1 {summary['tuned_f1']:.2f} at {summary.get('tuned_f1_thresh', 'an extreme')}")
+    lines.append(f"{int(summary['answered']):,} responses in {summary['seconds']:.1f} s")
+    if summary["answered"]:
+        lines[-1] += (
+            f": {summary['questions_per_s']:.1f} questions/s, latency p50 {summary['latency_p50_ms']:.1f} ms, "
+            f"p95 {summary['latency_p95_ms']:.1f} ms"
+        )
+    return "\n".join(lines)
+
+
+def _serve(args: argparse.Namespace, examples: Sequence[Example]) -> ServedRun:
+    with QAClient(args.url, model_name=args.model) as client:
+        client.no_answer_threshold(timeout_s=args.timeout_s)  # a server that is not there ends it here
+        started = time.perf_counter()
+        outcomes = client.ask_many(
+            [(example.question, example.context) for example in examples],
+            concurrency=args.concurrency,
+            on_error="return",
+            progress=not args.quiet,
+            no_answer_threshold=args.threshold,
+            timeout_s=args.timeout_s,
+        )
+        answers: dict[str, Answer] = {}
+        errors: dict[str, str] = {}
+        for example, outcome in zip(examples, outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                answers[example.id] = outcome
+            else:
+                errors[example.id] = str(outcome)
+        return ServedRun(examples=examples, answers=answers, errors=errors, seconds=time.perf_counter() - started)

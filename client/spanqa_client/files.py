@@ -1,0 +1,33 @@
+"""Writing result files so that a reader never meets half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from spanqa.errors import DataError
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 through a temporary file beside it.
+
+    Raises:
+        DataError: The place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            # mkstemp makes files for the owner only; what users get follows their umask.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

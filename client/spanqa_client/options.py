@@ -1,0 +1,74 @@
+"""The options of a question, and what the client refuses before sending."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS, DEFAULT_TOP_N, MAX_TOP_N
+from spanqa.errors import InputError
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a question is to be answered.
+
+    Args:
+        top_n: Most spans to return, 1..64.
+        no_answer_threshold: Answer where the no-answer margin is at most this; None is the model's own.
+        max_answer_tokens: Longest answer in word pieces.
+    """
+
+    top_n: int = DEFAULT_TOP_N
+    no_answer_threshold: float | None = None
+    max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+
+    def __post_init__(self) -> None:
+        _check_int("top_n", self.top_n, MAX_TOP_N)
+        _check_int("max_answer_tokens", self.max_answer_tokens, _INT32_MAX)
+        threshold = self.no_answer_threshold
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold)
+        ):
+            raise InputError(f"no_answer_threshold is {threshold!r}: give a number, or None for the model's own")
+
+
+def utf8_from_text(name: str, text: object) -> bytes:
+    """Encode a question or context for the wire.
+
+    Args:
+        name: What the text is, for the error: "question" or "context".
+        text: The text.
+
+    Raises:
+        InputError: It is not a str, is blank, or holds half of a surrogate pair.
+    """
+    if not isinstance(text, str):
+        mend = ": decode it first" if isinstance(text, bytes) else ""
+        raise InputError(f"the {name} is of type {type(text).__name__}: give a str{mend}")
+    if not text or text.isspace():
+        raise InputError(f"the {name} is {'blank' if text else 'empty'}: give a text with at least one word")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the {name} holds half of a surrogate pair ({text[error.start]!r}) at character {error.start}, which "
+            "UTF-8 cannot carry: mend the text where it was decoded"
+        ) from error
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Refuse a timeout that is not a positive number of seconds.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+        raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds above 0")
+
+
+def _check_int(name: str, value: object, highest: int) -> None:
+    if type(value) is not int or not 1 <= value <= highest:
+        raise InputError(f"{name} is {value!r}: give a whole number from 1 to {highest}")

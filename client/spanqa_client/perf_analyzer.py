@@ -1,0 +1,148 @@
+"""Driving perf_analyzer, the load generator that tritonclient's wheel installs."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spanqa import contract
+from spanqa.squad import Example
+from spanqa_client.errors import BenchError
+
+# The binary's libraries that a bare machine lacks; nvidia-pytriton carries them under names with a hash.
+_LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+_MAX_TRIALS = 6
+_STABILITY_PERCENT = 15
+_TAIL_LINES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is measured.
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        model_name: The model to ask.
+        window_s: Length of one measurement; perf_analyzer repeats it until three agree.
+    """
+
+    url: str
+    model_name: str
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What perf_analyzer measured at one concurrency.
+
+    Args:
+        concurrency: Requests in flight.
+        questions_per_s: Throughput.
+        p50_ms: Latency that half of the requests stay within.
+        p95_ms: Latency that 95 % stay within.
+        p99_ms: Latency that 99 % stay within.
+    """
+
+    concurrency: int
+    questions_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def input_data_from_examples(examples: Sequence[Example], threshold: float | None) -> str:
+    """Give perf_analyzer's `--input-data` document: the requests that our own client would send.
+
+    Args:
+        examples: The questions, in the order in which they are asked, over and over.
+        threshold: The model's own no-answer threshold, or None where it is unknown and stays unsent.
+    """
+    options: dict[str, list[float]] = {
+        contract.TOP_N.name: [contract.DEFAULT_TOP_N],
+        contract.MAX_ANSWER_TOKENS.name: [contract.DEFAULT_MAX_ANSWER_TOKENS],
+    }
+    if threshold is not None:
+        options[contract.NO_ANSWER_THRESHOLD.name] = [threshold]
+    requests = [
+        {contract.QUESTION.name: [example.question], contract.CONTEXT.name: [example.context], **options}
+        for example in examples
+    ]
+    return json.dumps({"data": requests})
+
+
+def measure(load: Load, input_data: str, concurrency: int) -> Measurement:
+    """Measure one level of concurrency.
+
+    Args:
+        load: What is measured.
+        input_data: From `input_data_from_examples`.
+        concurrency: Requests in flight.
+
+    Raises:
+        BenchError: perf_analyzer is not installed, cannot run, or failed.
+    """
+    binary = _binary()
+    with tempfile.TemporaryDirectory(prefix="spanqa-bench-") as folder_name:
+        folder = Path(folder_name)
+        (folder / "input.json").write_text(input_data, encoding="utf-8")
+        report = folder / "report.csv"
+        command = [
+            *[binary, "-m", load.model_name, "-u", load.url, "-i", "grpc", "--async"],
+            *["--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)],
+            *["--measurement-interval", str(round(load.window_s * 1000)), "--max-trials", str(_MAX_TRIALS)],
+            *["--stability-percentage", str(_STABILITY_PERCENT), "-f", str(report)],
+        ]
+        limit_s = _MAX_TRIALS * load.window_s * 2 + 60
+        environment = {**os.environ, "LD_LIBRARY_PATH": _library_path(folder)}
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, cwd=folder)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"perf_analyzer did not end within {limit_s:.0f} s: is the server answering?") from error
+        if done.returncode or not report.is_file():
+            tail = " | ".join((done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:])
+            raise BenchError(f"perf_analyzer failed at concurrency {concurrency} with status {done.returncode}: {tail}")
+        return _measurement_from_csv(report.read_text())
+
+
+def _binary() -> str:
+    beside = Path(sysconfig.get_path("scripts"), "perf_analyzer")
+    found = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
+    if not found:
+        raise BenchError("perf_analyzer is not installed: pip install 'spanqa[client]' brings it with tritonclient")
+    return found
+
+
+def _library_path(folder: Path) -> str:
+    """Link the libraries that nvidia-pytriton carries into a folder under their plain names, and put it first."""
+    try:
+        site = Path(str(importlib.metadata.distribution("nvidia-pytriton").locate_file("nvidia_pytriton.libs")))
+    except importlib.metadata.PackageNotFoundError:
+        site = folder  # nothing to link; the machine may have them
+    for name, pattern in _LIBRARIES.items():
+        for library in sorted(site.glob(pattern))[:1]:
+            (folder / name).symlink_to(library)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
+
+
+def _measurement_from_csv(text: str) -> Measurement:
+    rows = list(csv.DictReader(text.splitlines()))
+    try:
+        row = rows[0]
+        return Measurement(
+            concurrency=int(row["Concurrency"]),
+            questions_per_s=float(row["Inferences/Second"]),
+            p50_ms=float(row["p50 latency"]) / 1e3,
+            p95_ms=float(row["p95 latency"]) / 1e3,
+            p99_ms=float(row["p99 latency"]) / 1e3,
+        )
+    except (IndexError, KeyError, ValueError) as error:
+        raise BenchError(f"perf_analyzer's report is not understood: {text[:200]!r}") from error

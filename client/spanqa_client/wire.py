@@ -1,0 +1,155 @@
+"""Questions as Triton's requests, and Triton's responses as answers: raw tensors, without numpy in between."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+from spanqa import contract
+from spanqa_client.answer import Answer, Span
+from spanqa_client.errors import ProtocolError
+from spanqa_client.options import Options
+
+# struct codes and sizes of the fixed-size datatypes; Triton's raw tensors are little-endian.
+_CODES = {"INT32": ("i", 4), "FP32": ("f", 4), "BOOL": ("?", 1)}
+_FLOAT32_MAX = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+
+
+def request_from_question(
+    model_name: str, question: bytes, context: bytes, options: Options, threshold: float | None
+) -> service_pb2.ModelInferRequest:
+    """Build the request of one question, a batch of one.
+
+    Every input is always sent, since Triton does not batch requests with different sets of inputs; only where no
+    threshold is known is that input left out.
+
+    Args:
+        model_name: The model to ask.
+        question: The question in UTF-8.
+        context: The context in UTF-8.
+        options: The options; their threshold is not looked at.
+        threshold: The no-answer threshold to send, or None to leave it to the model.
+    """
+    request = service_pb2.ModelInferRequest()
+    request.CopyFrom(_template(model_name, options.top_n, threshold, options.max_answer_tokens))
+    request.raw_input_contents.append(struct.pack("<I", len(question)) + question)
+    request.raw_input_contents.append(struct.pack("<I", len(context)) + context)
+    return request
+
+
+@lru_cache(maxsize=64)
+def _template(
+    model_name: str, top_n: int, threshold: float | None, max_answer_tokens: int
+) -> service_pb2.ModelInferRequest:
+    """The request without its two texts: those inputs are declared last, so that their bytes can be appended."""
+    request = service_pb2.ModelInferRequest(model_name=model_name)
+    values: list[tuple[contract.Tensor, float]] = [
+        (contract.TOP_N, top_n),
+        (contract.MAX_ANSWER_TOKENS, max_answer_tokens),
+    ]
+    if threshold is not None:
+        # A threshold too large for float32 means the same as infinity, which float32 has.
+        fits = abs(threshold) <= _FLOAT32_MAX
+        values.append((contract.NO_ANSWER_THRESHOLD, threshold if fits else threshold * float("inf")))
+    for tensor, value in values:
+        request.raw_input_contents.append(struct.pack("<" + _CODES[tensor.dtype][0], value))
+    for tensor in (*[tensor for tensor, _ in values], contract.QUESTION, contract.CONTEXT):
+        request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=[1, 1])
+    return request
+
+
+def answer_from_response(response: service_pb2.ModelInferResponse, *, latency_ms: float) -> Answer:
+    """Read the answer of a request of one question.
+
+    Args:
+        response: The server's response.
+        latency_ms: What the answer is to say about its time.
+
+    Raises:
+        ProtocolError: An output is missing, or its datatype, shape or size is not the contract's.
+    """
+    outputs = _raw_outputs(response)
+    texts = _strings(*outputs[contract.ANSWER.name])
+    columns = [
+        _numbers(tensor, outputs) for tensor in (contract.SCORE, contract.CHAR_START, contract.CHAR_END, contract.LOGIT)
+    ]
+    if any(len(column) != len(texts) for column in columns):
+        counts = ", ".join(str(len(column)) for column in (texts, *columns))
+        raise ProtocolError(
+            f"ANSWER, SCORE, CHAR_START, CHAR_END and LOGIT hold {counts} entries: they must hold equally many"
+        )
+    spans = tuple(
+        [
+            Span(text=text, score=score, char_start=char_start, char_end=char_end, logit=logit)
+            for text, score, char_start, char_end, logit in zip(texts, *columns, strict=True)
+            if char_start >= 0
+        ]
+    )
+    has_answer = _one(contract.HAS_ANSWER, outputs)
+    if has_answer and not spans:
+        raise ProtocolError("HAS_ANSWER is true, yet there is no span")
+    return Answer(
+        has_answer=has_answer,
+        no_answer_margin=_one(contract.NO_ANSWER_MARGIN, outputs),
+        question_truncated=_one(contract.QUESTION_TRUNCATED, outputs),
+        spans=spans,
+        latency_ms=latency_ms,
+    )
+
+
+def _raw_outputs(response: service_pb2.ModelInferResponse) -> dict[str, tuple[int, bytes]]:
+    """Number of entries and bytes of each output of the contract."""
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ProtocolError(
+            f"the response declares {len(response.outputs)} outputs and carries {len(response.raw_output_contents)}"
+        )
+    declared = {output.name: (output, raw) for output, raw in zip(response.outputs, response.raw_output_contents)}  # noqa: B905 - checked above
+    found = {}
+    for tensor in contract.OUTPUTS:
+        if tensor.name not in declared:
+            raise ProtocolError(
+                f"the response of {response.model_name or 'the model'} lacks the output {tensor.name}: got "
+                f"{', '.join(declared) or 'none'}; is it a spanqa model, and Triton's response cache off?"
+            )
+        output, raw = declared[tensor.name]
+        shape = tuple(output.shape)
+        fits = len(shape) == 2 and shape[0] == 1 and (tensor.dims == (-1,) or shape[1:] == tensor.dims)
+        if output.datatype != tensor.dtype or not fits:
+            wanted = "[1, any]" if tensor.dims == (-1,) else f"[1, {tensor.dims[0]}]"
+            raise ProtocolError(
+                f"the output {tensor.name} is {output.datatype} {list(shape)}: expected {tensor.dtype} {wanted}"
+            )
+        found[tensor.name] = (shape[1], raw)
+    return found
+
+
+def _strings(n_entries: int, raw: bytes) -> list[str]:
+    texts = []
+    at = 0
+    try:
+        for _ in range(n_entries):
+            (size,) = struct.unpack_from("<I", raw, at)
+            at += 4 + size
+            if at > len(raw):
+                break
+            texts.append(raw[at - size : at].decode())
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the output ANSWER cannot be read: {error}") from error
+    if at != len(raw):
+        raise ProtocolError(f"the output ANSWER has {len(raw)} bytes: expected {n_entries} texts with their lengths")
+    return texts
+
+
+def _numbers(tensor: contract.Tensor, outputs: dict[str, tuple[int, bytes]]) -> tuple[Any, ...]:
+    n_entries, raw = outputs[tensor.name]
+    code, size = _CODES[tensor.dtype]
+    if len(raw) != n_entries * size:
+        raise ProtocolError(f"the output {tensor.name} has {len(raw)} bytes: expected {n_entries * size}")
+    return struct.unpack(f"<{n_entries}{code}", raw)
+
+
+def _one(tensor: contract.Tensor, outputs: dict[str, tuple[int, bytes]]) -> Any:
+    return _numbers(tensor, outputs)[0]

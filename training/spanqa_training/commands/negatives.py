@@ -1,0 +1,49 @@
+"""`spanqa negatives`: a SQuAD 2.0 file of unanswerable questions made from an answerable dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spanqa.squad import Example, read_squad
+from spanqa_training.negatives import make_negatives
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("dataset", help="SQuAD file with answerable questions")
+    parser.add_argument("-o", "--output", required=True, help="SQuAD 2.0 file to write")
+    parser.add_argument("--count", type=int, default=1000, help="questions to make (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="decides which (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the questions and write them."""
+    made = make_negatives(read_squad(args.dataset), count=args.count, seed=args.seed)
+    write_squad(made, Path(args.output))
+    n_moved = sum(example.id.startswith("moved-") for example in made)
+    print(f"{args.output}: {len(made):,} unanswerable questions ({n_moved:,} moved, {len(made) - n_moved:,} edited)")
+    return 0
+
+
+def write_squad(examples: Sequence[Example], path: Path) -> None:
+    """Write examples as a SQuAD 2.0 file, atomically; neighbours of one paragraph share it."""
+    articles: list[dict[str, Any]] = []
+    last: Example | None = None
+    for example in examples:
+        if last is None or example.title != last.title:
+            articles.append({"title": example.title, "paragraphs": []})
+        if last is None or (example.title, example.paragraph) != (last.title, last.paragraph):
+            articles[-1]["paragraphs"].append({"context": example.context, "qas": []})
+        answers = [{"text": answer.text, "answer_start": answer.char_start} for answer in example.answers]
+        articles[-1]["paragraphs"][-1]["qas"].append(
+            {"id": example.id, "question": example.question, "answers": answers, "is_impossible": not answers}
+        )
+        last = example
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps({"version": "v2.0", "data": articles}, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
