@@ -68,6 +68,6 @@ TOKEN_CHARS = Tensor(name="TOKEN_CHARS", dtype="INT32", dims=(-1, 2))
 """Character start and end (exclusive) of each word piece of the context."""
 WINDOW_TOKENS = Tensor(name="WINDOW_TOKENS", dtype="INT32", dims=(-1, 2))
 """First context word piece of each window, and how many it holds."""
-QUESTION_TOKENS = Tensor(name="QUESTION_TOKENS", dtype="INT32", dims=(2,))
-"""Word pieces of the question in every window, and whether it was truncated (0 or 1)."""
+QUESTION_TOKENS = Tensor(name="QUESTION_TOKENS", dtype="INT32", dims=(3,))
+"""Word pieces of the question in every window, whether it was truncated (0 or 1), and a window's room."""
 STAGE_TENSORS = (TOKEN_CHARS, WINDOW_TOKENS, QUESTION_TOKENS)

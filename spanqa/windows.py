@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,23 +155,37 @@ class WindowMaker:
         self.settings = settings
         self._special_ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
 
+    def pieces(self, texts: Iterable[str]) -> dict[str, Pieces]:
+        """Tokenise texts, each distinct one once, on all cores.
+
+        Raises:
+            TokenizerError: If one holds half of a surrogate pair.
+        """
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self.tokenizer.pieces_of_many(distinct), strict=True))
+
+    def cut(self, question: Pieces, context: Pieces) -> Windows:
+        """Cut windows from word pieces.
+
+        Raises:
+            InputError: If either holds no word.
+        """
+        return cut_windows(question, context, self.settings, self._special_ids)
+
     def windows(self, question: str, context: str) -> Windows:
         """Make the windows of one question about one context.
 
         Raises:
-            InputError: If either holds no word, or half of a surrogate pair.
+            InputError: If either holds no word.
+            TokenizerError: If either holds half of a surrogate pair.
         """
         (made,) = self.windows_of_many([(question, context)])
         return made
 
     def windows_of_many(self, pairs: Sequence[tuple[str, str]]) -> list[Windows]:
-        """Make the windows of several questions; each distinct text is tokenised once, on all cores."""
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        pieces = dict(zip(texts, self.tokenizer.pieces_of_many(texts), strict=True))
-        return [
-            cut_windows(pieces[question], pieces[context], self.settings, self._special_ids)
-            for question, context in pairs
-        ]
+        """Make the windows of several questions; errors as `windows`."""
+        pieces = self.pieces(text for pair in pairs for text in pair)
+        return [self.cut(pieces[question], pieces[context]) for question, context in pairs]
 
 
 def batch_windows(rows: Sequence[tuple[Windows, int]], *, length: int | None = None) -> Batch:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from spanqa_client.errors import BadRequest, ClientError, ProtocolError, ServerFault, ServerUnavailable, Timeout
 
@@ -90,10 +90,10 @@ class Connection:
             return max(deadline - time.monotonic(), 0.001)
 
         stop = stop or self._closed
-        self._wait_for_connection(timeout_s)
         backoff_s = _FIRST_BACKOFF_S
         while True:
             try:
+                self._wait_for_connection(timeout_s)
                 result = send(self._stub, left_s)
             except grpc.RpcError as error:
                 # Half to one and a half times: many threads that failed together come back apart.
@@ -114,19 +114,16 @@ class Connection:
     def _wait_for_connection(self, timeout_s: float) -> None:
         if self._connected:
             return
-        if self._closed.is_set():
-            raise ClientError("the client is closed: make a new one")
         wait_s = min(timeout_s, self._connect_timeout_s)
-        ready = grpc.channel_ready_future(self._channel)
         try:
-            ready.result(timeout=wait_s)
-        except grpc.FutureTimeoutError as error:
-            raise ServerUnavailable(
-                f"no server answers at {self.url} (waited {wait_s:g} s): start one with `spanqa serve`, or give "
-                "the address of one's gRPC port"
-            ) from error
-        finally:
-            ready.cancel()
+            # Any response will do. (grpc.channel_ready_future leaves a thread behind that fails on an early close.)
+            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=wait_s, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ServerUnavailable(
+                    f"no server answers at {self.url} (waited {wait_s:g} s): start one with `spanqa serve`, or give "
+                    "the address of one's gRPC port"
+                ) from error
         self._connected = True
 
     def _passes(self, error: grpc.RpcError) -> bool:

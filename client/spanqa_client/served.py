@@ -65,8 +65,8 @@ def summary_from_run(served: ServedRun) -> dict[str, float]:
 
     Returns:
         The official keys; forced_HasAns_exact and forced_HasAns_f1 (the best span against every answerable
-        question); tuned_* (best threshold on these very questions, "inf" as text would not be a number: a threshold
-        that is infinite is left out); answered, failed, seconds, questions_per_s, latency_p50_ms, latency_p95_ms.
+        question); tuned_* (best threshold on these very questions; an infinite one is left out); answered, failed,
+        seconds, questions_per_s, latency_p50_ms, latency_p95_ms.
     """
     summary: dict[str, float] = {}
     if any(example.answers for example in served.examples):

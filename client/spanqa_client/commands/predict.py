@@ -84,7 +84,8 @@ def summary_text(summary: dict[str, float]) -> str:
     if "forced_HasAns_f1" in summary:
         lines.append(f"answering always: F1 {summary['forced_HasAns_f1']:.2f} on answerable questions")
     if "tuned_f1" in summary:
-        lines.append(f"best threshold: F1 {summary['tuned_f1']:.2f} at {summary.get('tuned_f1_thresh', 'an extreme')}")
+        at = f" at {summary['tuned_f1_thresh']:.4f}" if "tuned_f1_thresh" in summary else ""
+        lines.append(f"best threshold: F1 {summary['tuned_f1']:.2f}{at}")
     lines.append(f"{int(summary['answered']):,} responses in {summary['seconds']:.1f} s")
     if summary["answered"]:
         lines[-1] += (

@@ -1,0 +1,182 @@
+"""How far a built network is from its checkpoint, on real windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from spanqa.contract import ATTENTION_MASK, END_LOGITS, INPUT_IDS, START_LOGITS, TOKEN_TYPE_IDS
+from spanqa.spans import Decoded, decode
+from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
+from spanqa_build.errors import ParityError
+from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.model import SpanModel
+
+Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Start and end logits, each `float32 (n_windows, length)`."""
+Network = Callable[[Batch], Logits]
+"""Runs one batch of windows."""
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """What differs between two networks.
+
+    Args:
+        n_questions: Questions asked of both.
+        n_windows: Windows that both read.
+        max_difference: Largest absolute difference of any logit.
+        window_quantiles: Quantiles (0.5, 0.9, 0.99) over windows of each one's largest absolute difference.
+        spans_changed: Questions whose best span is another.
+        answers_changed: Questions answered differently at the model's threshold: with another span, or with "no
+            answer" in place of one or the reverse.
+        max_margin_difference: Largest absolute difference of a no-answer margin.
+    """
+
+    n_questions: int
+    n_windows: int
+    max_difference: float
+    window_quantiles: tuple[float, ...]
+    spans_changed: int
+    answers_changed: int
+    max_margin_difference: float
+
+    def require(self, *, max_difference: float, answers_changed: int = 0) -> None:
+        """Refuse a network that differs more.
+
+        Raises:
+            ParityError: It does.
+        """
+        if not self.max_difference <= max_difference or self.answers_changed > answers_changed:
+            raise ParityError(
+                f"logits differ by up to {self.max_difference:.2g} (allowed: {max_difference:.2g}) and"
+                f" {self.answers_changed} of {self.n_questions} answers changed (allowed: {answers_changed}):"
+                " the network is not the checkpoint's"
+            )
+
+
+def session_from_onnx(path: str | Path, *, intra_op_threads: int = 0) -> onnxruntime.InferenceSession:
+    """Load an ONNX file on the CPU.
+
+    Args:
+        path: The file.
+        intra_op_threads: Threads of one call; 0 takes every core.
+
+    Raises:
+        ParityError: ONNX Runtime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each status and no common base
+        raise ParityError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}") from error
+
+
+def run_onnx(session: onnxruntime.InferenceSession, batch: Batch) -> Logits:
+    """Run one batch through an ONNX Runtime session."""
+    feeds = {
+        INPUT_IDS.name: batch.input_ids,
+        ATTENTION_MASK.name: batch.attention_mask,
+        TOKEN_TYPE_IDS.name: batch.token_type_ids,
+    }
+    start, end = session.run([START_LOGITS.name, END_LOGITS.name], feeds)
+    return start, end
+
+
+@torch.inference_mode()
+def run_torch(model: SpanModel, batch: Batch) -> Logits:
+    """Run one batch through a torch model on the CPU."""
+    arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    start, end = model(*map(torch.from_numpy, arrays))
+    return start.numpy(), end.numpy()
+
+
+def question_logits(network: Network, windows: Windows, *, rows_per_call: int = 1) -> Logits:
+    """Run the windows of one question.
+
+    Args:
+        network: Runs a batch.
+        windows: The question's windows.
+        rows_per_call: Most windows of a batch; a batch is padded to its longest.
+
+    Returns:
+        Logits `float32 (n_windows, longest)`; zero beyond a window's end.
+    """
+    longest = int(windows.seq_lengths.max())
+    start = np.zeros((len(windows), longest), dtype=np.float32)
+    end = np.zeros_like(start)
+    for first in range(0, len(windows), rows_per_call):
+        indices = range(first, min(first + rows_per_call, len(windows)))
+        batch_start, batch_end = network(batch_windows([(windows, index) for index in indices]))
+        for row, index in enumerate(indices):
+            length = windows.seq_lengths[index]
+            start[index, :length] = batch_start[row, :length]
+            end[index, :length] = batch_end[row, :length]
+    return start, end
+
+
+def compare(
+    reference: Network,
+    candidate: Network,
+    checkpoint: Checkpoint,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    rows_per_call: int = 1,
+    quiet: bool = True,
+) -> Parity:
+    """Ask two networks the same questions.
+
+    Args:
+        reference: What is right, usually the checkpoint in torch.
+        candidate: What was built.
+        checkpoint: Gives the tokenizer, window and decoding settings of both.
+        pairs: Questions and their contexts; at least one.
+        rows_per_call: Most windows of a call of the candidate.
+        quiet: Whether to hide the progress bar.
+    """
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    threshold = checkpoint.no_answer_threshold
+    differences: list[float] = []
+    margins: list[float] = []
+    spans_changed = answers_changed = 0
+    every = zip(pairs, maker.windows_of_many(list(pairs)), strict=True)
+    for (_, context), windows in tqdm(every, total=len(pairs), unit="question", disable=True if quiet else None):
+        right = question_logits(reference, windows)
+        built = question_logits(candidate, windows, rows_per_call=rows_per_call)
+        differences += np.maximum(*(abs(a - b).max(axis=1) for a, b in zip(right, built, strict=True))).tolist()
+        one, other = (_decoded(checkpoint, windows, context, logits) for logits in (right, built))
+        margins.append(abs(one.no_answer_margin - other.no_answer_margin))
+        spans_changed += _place(one) != _place(other)
+        answers_changed += (_place(one) if one.has_answer(threshold) else None) != (
+            _place(other) if other.has_answer(threshold) else None
+        )
+    return Parity(
+        n_questions=len(pairs),
+        n_windows=len(differences),
+        max_difference=max(differences),
+        window_quantiles=tuple(np.quantile(differences, QUANTILES).tolist()),
+        spans_changed=spans_changed,
+        answers_changed=answers_changed,
+        max_margin_difference=max(margins),
+    )
+
+
+def _decoded(checkpoint: Checkpoint, windows: Windows, context: str, logits: Logits) -> Decoded:
+    return decode(
+        windows, context, *logits, max_answer_tokens=min(checkpoint.max_answer_tokens, windows.room),
+    )  # fmt: skip
+
+
+def _place(decoded: Decoded) -> tuple[int, int]:
+    return decoded.spans[0].char_start, decoded.spans[0].char_end

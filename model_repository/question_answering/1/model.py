@@ -1,0 +1,147 @@
+"""The main entry: questions about texts of any length, routed window by window to the encoder."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from spanqa import contract
+from spanqa.errors import InputError
+from spanqa.guard import CancelledError, EncoderError, error_response, is_outage
+from spanqa.manifest import Manifest, load_served_tokenizer
+from spanqa.routing import Call, Logits, packed_calls
+from spanqa.tokenization import Pieces
+from spanqa.windows import WindowMaker, Windows
+from spanqa.wire import Question, decode_question, named_row, read_questions, response_tensors
+
+
+class TritonPythonModel:
+    """Takes a batch of requests: windows of all of them are packed together, every request is answered for itself."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        """Load the manifest and the tokenizer beside this file."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._manifest, tokenizer = load_served_tokenizer(folder)
+        self._maker = WindowMaker(tokenizer, self._manifest.windows)
+
+    async def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests, in order; a fault of one is its own."""
+        jobs = [_Job(request) for request in requests]
+        for job in jobs:
+            job.guard(lambda job=job: job.read(self._manifest))
+        pieces = self._maker.pieces(text for job in jobs for row in job.rows for text in (row.question, row.context))
+        for job in jobs:
+            job.guard(lambda job=job: job.cut(self._maker, pieces))
+        sound = [job for job in jobs if job.error is None]
+        if sound:
+            await self._route(sound)
+        for job in sound:
+            job.guard(lambda job=job: job.answer(self._manifest))
+        return [job.response() for job in jobs]
+
+    async def _route(self, jobs: list[_Job]) -> None:
+        """Run the windows of all jobs through the encoder; a failing call fails the jobs with windows in it."""
+        owners = [(job, row) for job in jobs for row in range(len(job.windows))]
+        logits = Logits([job.windows[row] for job, row in owners])
+        for place, (job, _) in enumerate(owners):
+            job.places.append(place)
+            job.logits = logits
+        slots = asyncio.Semaphore(self._manifest.packing.calls_in_flight)
+
+        async def run(call: Call) -> None:
+            async with slots:
+                concerned = {id(owners[place][0]): owners[place][0] for place, _ in call.rows}.values()
+                for job in concerned:
+                    job.guard(job.check_cancelled)
+                if all(job.error for job in concerned):
+                    return
+                try:
+                    await _encode(logits, call)
+                except Exception as error:  # every fault is told to whom it concerns
+                    for job in concerned:
+                        job.fail(error)
+
+        await asyncio.gather(*map(run, packed_calls([job.windows[row] for job, row in owners], self._manifest.packing)))
+
+
+class _Job:
+    """One request on its way: its rows, their windows, and the first error that ended it."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self.error: Exception | None = None
+        self.rows: list[Question] = []
+        self.windows: list[Windows] = []
+        self.places: list[int] = []
+        self.logits: Logits | None = None
+        self._tensors: list[Any] = []
+
+    def guard(self, step: Any) -> None:
+        """Run a step unless an earlier one failed; keep its error."""
+        if self.error is None:
+            try:
+                step()
+            except Exception as error:  # every fault is told to whom it concerns
+                self.error = error
+
+    def fail(self, error: Exception) -> None:
+        """Keep the first error."""
+        self.error = self.error or error
+
+    def check_cancelled(self) -> None:
+        if self._request.is_cancelled():
+            raise CancelledError("the request was cancelled by its sender")
+
+    def read(self, manifest: Manifest) -> None:
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
+        self.rows = read_questions(inputs, manifest)
+
+    def cut(self, maker: WindowMaker, pieces: dict[str, Pieces]) -> None:
+        for row, question in enumerate(self.rows):
+            try:
+                self.windows.append(maker.cut(pieces[question.question], pieces[question.context]))
+            except InputError as error:
+                raise named_row(error, row, len(self.rows)) from error
+
+    def answer(self, manifest: Manifest) -> None:
+        decoded = []
+        for row, (question, windows) in enumerate(zip(self.rows, self.windows, strict=True)):
+            try:
+                start, end = self.logits.of(self.places[row])  # type: ignore[union-attr]
+                decoded.append(decode_question(windows, question.context, question.options, start, end, manifest))
+            except InputError as error:
+                raise named_row(error, row, len(self.rows)) from error
+        tensors = response_tensors(
+            decoded,
+            [question.options.no_answer_threshold for question in self.rows],
+            [windows.question_truncated for windows in self.windows],
+        )
+        self._tensors = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+
+    def response(self) -> Any:
+        if self.error is not None:
+            return error_response(pb_utils, self.error)
+        return pb_utils.InferenceResponse(output_tensors=self._tensors)
+
+
+async def _encode(logits: Logits, call: Call) -> None:
+    batch = logits.batch(call)
+    arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    request = pb_utils.InferenceRequest(
+        model_name=contract.ENCODER,
+        requested_output_names=[tensor.name for tensor in contract.ENCODER_OUTPUTS],
+        inputs=[
+            pb_utils.Tensor(tensor.name, array) for tensor, array in zip(contract.ENCODER_INPUTS, arrays, strict=True)
+        ],
+    )
+    response = await request.async_exec()
+    if response.has_error():
+        message = response.error().message()
+        raise EncoderError(message, outage=is_outage(message))
+    start, end = (
+        pb_utils.get_output_tensor_by_name(response, tensor.name).as_numpy() for tensor in contract.ENCODER_OUTPUTS
+    )
+    logits.fill(call, start, end)

@@ -1,0 +1,99 @@
+"""`spanqa serve`: serve a model repository until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from spanqa_server.errors import ServerLostError
+from spanqa_server.server import Server
+from spanqa_server.settings import ServerSettings
+
+WAIT_S = 0.2
+EXIT_LOST = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    defaults = ServerSettings(repository=Path())
+    parser.add_argument(
+        "--repository", type=Path, metavar="DIR", help="model repository (default: ./model_repository, or ours)"
+    )
+    parser.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
+    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{name}-port", type=int, default=port, metavar="N", help="0 takes a free one (default: %(default)s)"
+        )
+    parser.add_argument(
+        "--drain-timeout-s",
+        type=float,
+        default=defaults.drain_timeout_s,
+        metavar="S",
+        help="how long accepted questions may take when stopping (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--start-timeout-s",
+        type=float,
+        default=defaults.start_timeout_s,
+        metavar="S",
+        help="how long the models may take to load (default: %(default)g)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="copy Triton's log to stderr")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until asked to stop.
+
+    Returns:
+        0 after a clean stop, 1 where Triton was lost for good.
+    """
+
+    def report(line: str) -> None:
+        if not args.quiet:
+            print(f"spanqa: {line}", file=sys.stderr, flush=True)
+
+    server = Server(
+        args.repository,
+        report=report,
+        host=args.host,
+        grpc_port=args.grpc_port,
+        http_port=args.http_port,
+        metrics_port=args.metrics_port,
+        drain_timeout_s=args.drain_timeout_s,
+        start_timeout_s=args.start_timeout_s,
+        verbose=args.verbose,
+    )
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        server.request_stop()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _serve(server, args, report)
+    except ServerLostError as error:
+        print(f"spanqa: error: {error}", file=sys.stderr)
+        return EXIT_LOST
+    finally:
+        server.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _serve(server: Server, args: argparse.Namespace, report: Callable[[str], None]) -> int:
+    report(f"loading the models of {server.settings.repository}")
+    server.start()
+    if not args.quiet and not server.is_stopping:
+        print(
+            f"ready\n  gRPC     {server.url}\n  HTTP     {server.http_url}\n  metrics  {server.metrics_url}", flush=True
+        )
+    is_told = False
+    while not server.wait(WAIT_S):
+        if server.is_stopping and not is_told:
+            is_told = True
+            report("stopping: accepted questions are answered first; once more to stop at once")
+    return 0

@@ -1,0 +1,147 @@
+"""Talking to Triton over gRPC: is it ready, does it answer, load and unload a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc_client
+from tritonclient.utils import InferenceServerException
+
+from spanqa import contract
+from spanqa_server.errors import ServerLostError
+
+CANARY_QUESTION = "Where does the ferry leave from?"
+CANARY_CONTEXT = "The ferry to the island leaves from the old harbour every morning."
+CALL_TIMEOUT_S = 5.0
+LOAD_TIMEOUT_S = 60.0
+DEADLINE = "DEADLINE_EXCEEDED"
+CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
+"""A proxy of the environment has no business between two processes of one machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryAnswer:
+    """What came of one canary.
+
+    Args:
+        problem: What went wrong, or None where the question was answered.
+        is_late: Whether it went wrong because no answer came in time.
+    """
+
+    problem: str | None
+    is_late: bool
+
+
+def _tensor(tensor: contract.Tensor, value: Any, dtype: Any) -> Any:
+    array = np.full((1, 1), value, dtype=dtype)
+    infer_input = grpc_client.InferInput(tensor.name, array.shape, tensor.dtype)
+    infer_input.set_data_from_numpy(array)
+    return infer_input
+
+
+def canary_inputs() -> list[Any]:
+    """Return the canary's five inputs: as many as our client sends, so that Triton batches them together."""
+    return [
+        _tensor(contract.QUESTION, CANARY_QUESTION.encode(), np.object_),
+        _tensor(contract.CONTEXT, CANARY_CONTEXT.encode(), np.object_),
+        _tensor(contract.TOP_N, contract.DEFAULT_TOP_N, np.int32),
+        _tensor(contract.NO_ANSWER_THRESHOLD, 0.0, np.float32),
+        _tensor(contract.MAX_ANSWER_TOKENS, contract.DEFAULT_MAX_ANSWER_TOKENS, np.int32),
+    ]
+
+
+class Control:
+    """A connection to one Triton, with the right to load and unload its models.
+
+    Args:
+        url: Host and port of the gRPC endpoint.
+        headers: What Triton asks of whoever administers it.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self._client = grpc_client.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._headers = dict(headers)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def is_ready(self) -> bool:
+        """Say whether Triton answers and has every model ready."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=CALL_TIMEOUT_S))
+        except InferenceServerException:
+            return False
+
+    def ask_canary(self, timeout_s: float) -> CanaryAnswer:
+        """Ask the canary question, waiting `timeout_s` at most."""
+        try:
+            result = self._client.infer(contract.QUESTION_ANSWERING, canary_inputs(), client_timeout=timeout_s)
+        except InferenceServerException as error:
+            return CanaryAnswer(problem=" ".join(str(error).split()), is_late=DEADLINE in str(error.status()))
+        problem = "an answer without outputs" if result.as_numpy(contract.ANSWER.name) is None else None
+        return CanaryAnswer(problem=problem, is_late=False)
+
+    def n_answered(self) -> dict[str, int]:
+        """Return how many requests each model has answered since it was loaded; empty where Triton does not say."""
+        try:
+            statistics = self._client.get_inference_statistics(client_timeout=CALL_TIMEOUT_S)
+        except InferenceServerException:
+            return {}
+        return {model.name: model.inference_stats.success.count for model in statistics.model_stats}
+
+    def states(self) -> dict[str, str]:
+        """Return each model's state, such as READY or UNLOADING, by its name.
+
+        Raises:
+            ServerLostError: If Triton does not say.
+        """
+        try:
+            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=CALL_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ServerLostError(f"Triton does not say how its models are: {error}") from error
+        return {model.name: model.state for model in index.models}
+
+    def unload(self, model: str) -> None:
+        """Let a model answer what it has accepted and accept nothing more; returns at once.
+
+        Raises:
+            ServerLostError: If Triton refuses, or does not answer.
+        """
+        try:
+            self._client.unload_model(model, headers=self._headers, client_timeout=CALL_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ServerLostError(f"Triton does not unload the model {model!r}: {error}") from error
+
+    def reload(self, model: str) -> float:
+        """Replace a model by a fresh load of it.
+
+        The old one is not waited for: where its Python process was killed amid a request, Triton never counts that
+        request as finished, so the old one stays "unloading" for ever, while the new one answers within a second.
+
+        Returns:
+            How long it took, in seconds.
+
+        Raises:
+            ServerLostError: If Triton refuses, or does not answer.
+        """
+        start = time.monotonic()
+        self.unload(model)
+        try:
+            self._client.load_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ServerLostError(f"Triton does not load the model {model!r} again: {error}") from error
+        return time.monotonic() - start

@@ -1,0 +1,77 @@
+"""What the kernel says of Triton's Python processes: which model each runs, and how a dead one ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spanqa_server.environment import STUB_NAME
+
+PROC = Path("/proc")
+DEAD_STATES = "ZX"
+STATE, PARENT, EXIT_CODE = 0, 1, 49
+"""Places in /proc/PID/stat counted from the state, which follows the name (proc(5) counts it third)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stub:
+    """One Python process of Triton.
+
+    Args:
+        pid: Its process id.
+        model: The model that it runs.
+    """
+
+    pid: int
+    model: str
+
+
+def _stat_of(pid: int) -> list[str] | None:
+    try:
+        # The name stands in parentheses and may itself hold blanks and parentheses.
+        return (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _stub_of(pid: int) -> Stub | None:
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    if len(words) < 2 or Path(words[0].decode("utf-8", "replace")).name != STUB_NAME:
+        return None
+    # The first argument is REPOSITORY/MODEL/VERSION/model.py.
+    return Stub(pid=pid, model=Path(words[1].decode("utf-8", "replace")).parent.parent.name)
+
+
+def _children(parent: int) -> Iterator[int]:
+    for folder in PROC.iterdir():
+        if folder.name.isdigit():
+            fields = _stat_of(int(folder.name))
+            if fields and int(fields[PARENT]) == parent:
+                yield int(folder.name)
+
+
+def stubs_of(triton_pid: int) -> tuple[Stub, ...]:
+    """Return Triton's living Python processes."""
+    return tuple(filter(None, map(_stub_of, _children(triton_pid))))
+
+
+def is_uncollected(pid: int) -> bool:
+    """Say whether a process has ended and its parent has not collected it."""
+    fields = _stat_of(pid)
+    return fields is not None and fields[STATE] in DEAD_STATES
+
+
+def end_of(pid: int) -> str:
+    """Say how a process ended that its parent has not collected, as far as the kernel tells."""
+    fields = _stat_of(pid)
+    status = int(fields[EXIT_CODE]) if fields and len(fields) > EXIT_CODE else 0
+    number = status & 0x7F
+    if number:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return f"killed by {name}" + (", perhaps for want of memory" if number == signal.SIGKILL else "")
+    return f"exit status {status >> 8}"

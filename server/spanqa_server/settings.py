@@ -1,0 +1,64 @@
+"""What one server is asked to do: where its models lie, where it listens, how long it waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spanqa_server.errors import PortError, ServerError
+
+MAX_PORT = 65_535
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (compared with, never chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Settings of one server.
+
+    Args:
+        repository: The model repository's folder.
+        host: The address to listen on, a name or IPv4; other machines can reach anything but loopback.
+        grpc_port: Port of the gRPC endpoint; 0 takes a free one. The same holds for the two others.
+        http_port: Port of the HTTP endpoint.
+        metrics_port: Port of the Prometheus metrics.
+        drain_timeout_s: How long accepted requests may take to be answered when the server stops.
+        start_timeout_s: How long the models may take to load.
+        canary_interval_s: How often the server asks itself a question.
+        canary_timeout_s: How long it waits for the answer.
+        verbose: Whether Triton's log is copied to stderr.
+        libpython_folders: Where to look for libpython; None for where this Python says it is.
+    """
+
+    repository: Path
+    host: str = "127.0.0.1"
+    grpc_port: int = 0
+    http_port: int = 0
+    metrics_port: int = 0
+    drain_timeout_s: float = 30.0
+    start_timeout_s: float = 120.0
+    canary_interval_s: float = 5.0
+    canary_timeout_s: float = 10.0
+    verbose: bool = False
+    libpython_folders: tuple[Path, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, port in self.ports().items():
+            if not 0 <= port <= MAX_PORT:
+                raise PortError(f"the {name} port is {port}: ports lie in 1..{MAX_PORT}, and 0 takes a free one")
+        fixed = [port for port in self.ports().values() if port]
+        if len(set(fixed)) < len(fixed):
+            raise PortError(f"the gRPC, HTTP and metrics ports are {fixed}: give each its own")
+        if not self.host or ":" in self.host:
+            raise PortError(f"the host is {self.host!r}: give a name or an IPv4 address, such as 127.0.0.1")
+        for name in ("drain_timeout_s", "start_timeout_s", "canary_interval_s", "canary_timeout_s"):
+            if not getattr(self, name) >= 0:
+                raise ServerError(f"{name} is {getattr(self, name)}: give a number of seconds, 0 or more")
+
+    def ports(self) -> dict[str, int]:
+        """Return each endpoint's port, by the endpoint's name in messages."""
+        return {"gRPC": self.grpc_port, "HTTP": self.http_port, "metrics": self.metrics_port}
+
+    def url(self, port: int) -> str:
+        """Return host and port as a client on this machine writes them."""
+        host = "127.0.0.1" if self.host == ANY_ADDRESS else self.host
+        return f"{host}:{port}"

@@ -1,0 +1,182 @@
+"""The thread that owns Triton: it starts it, keeps it answering, and stops it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spanqa_server.control import Control
+from spanqa_server.drain import drain
+from spanqa_server.environment import Triton
+from spanqa_server.errors import ServerError, ServerLostError, StartTimeoutError
+from spanqa_server.launch import TritonProcess, failure_in
+from spanqa_server.repository import ModelFolder
+from spanqa_server.settings import ServerSettings
+from spanqa_server.shared_memory import RUN_FOLDER_PREFIX, RegionPrefix, sweep
+from spanqa_server.watch import Watch
+
+POLL_S = 0.1
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 600.0
+
+
+class Supervisor(threading.Thread):
+    """Runs one Triton from its start to its end.
+
+    All of Triton's starts happen in this thread, because the kernel stops Triton when the thread that started it ends.
+
+    Args:
+        settings: Where to listen, with every port chosen.
+        triton: The installed Triton.
+        models: The models to load.
+        report: Called with one line for each thing worth telling.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        triton: Triton,
+        models: Sequence[ModelFolder],
+        report: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="spanqa-supervisor", daemon=True)
+        self.ready = threading.Event()
+        self.stopping = threading.Event()
+        self.abandoned = threading.Event()
+        self.failure: ServerError | None = None
+        self.n_recoveries = 0
+        self._settings = settings
+        self._triton = triton
+        self._models = models
+        self._report = report
+        self._restarts: deque[float] = deque()
+
+    @property
+    def triton_pid(self) -> int:
+        """Process id of the running Triton; that of the last one between two."""
+        return self._process.pid
+
+    def run(self) -> None:
+        """Run Triton until it is asked to stop, or is lost for good."""
+        sweep()
+        folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
+        self._regions = RegionPrefix(folder)
+        try:
+            self._run(folder)
+        except ServerError as error:
+            self.failure = error
+        except Exception as error:
+            self.failure = ServerLostError(f"the supervisor failed: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self._regions.release()
+            shutil.rmtree(folder, ignore_errors=True)
+            # Whoever waits for the start must not wait for ever.
+            self.ready.set()
+
+    def _run(self, folder: Path) -> None:
+        n_run = 0
+        while not self.stopping.is_set():
+            run_folder = folder / f"run{n_run}"
+            run_folder.mkdir()
+            self._process = TritonProcess(self._settings, self._triton, self._models, run_folder, self._regions)
+            try:
+                cause = self._run_once(is_first=n_run == 0)
+            finally:
+                self._process.kill()
+            if cause is not None:
+                self._count_restart(cause)
+            n_run += 1
+
+    def _run_once(self, *, is_first: bool) -> str | None:
+        """Wait until the started Triton answers, keep it answering, and stop it when asked to.
+
+        Returns:
+            Why it must be started anew, or None where it was stopped.
+        """
+        url = self._settings.url(self._settings.grpc_port)
+        with Control(url, self._process.administration_headers) as control:
+            try:
+                self._wait_until_ready(control)
+            except ServerError as error:
+                if is_first:
+                    raise
+                return str(error)
+            if self.stopping.is_set():
+                return None
+            self.ready.set()
+            if not is_first:
+                self.n_recoveries += 1
+                self._report("Triton runs again")
+            return self._watch(control)
+
+    def _wait_until_ready(self, control: Control) -> None:
+        start = time.monotonic()
+        while not self.stopping.is_set():
+            self._process.attend_log()
+            failure = failure_in(self._process.log())
+            if failure:
+                raise failure
+            if not self._process.is_running():
+                raise ServerLostError(self._with_log(self._process.end_sentence()))
+            if control.is_ready():
+                break
+            if time.monotonic() - start > self._settings.start_timeout_s:
+                raise StartTimeoutError(
+                    f"the models were not ready within {self._settings.start_timeout_s:g} s: give them more time with "
+                    "--start-timeout-s, or see what Triton says with --verbose"
+                )
+            time.sleep(POLL_S / 2)
+        if not self.stopping.is_set():
+            canary = control.ask_canary(self._settings.start_timeout_s)
+            if canary.problem:
+                raise ServerLostError(
+                    f"every model is loaded, but the first question was not answered: {canary.problem}"
+                )
+
+    def _with_log(self, sentence: str) -> str:
+        lines = [line for line in self._process.log().splitlines() if line.strip()]
+        return f"{sentence}; its last words: {lines[-1].strip()}" if lines else f"{sentence} without a word"
+
+    def _count_restart(self, cause: str) -> None:
+        """Allow another start of Triton, unless there have been too many of late."""
+        now = time.monotonic()
+        self._restarts.append(now)
+        while now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) > MAX_RESTARTS:
+            raise ServerLostError(
+                f"{cause}, for the {len(self._restarts)}th time in {RESTART_WINDOW_S / 60:.0f} minutes: "
+                "giving up; see what Triton says with --verbose"
+            )
+        self._report(f"{cause}: starting it anew")
+
+    def _watch(self, control: Control) -> str | None:
+        watch = Watch(self._process, control, self._settings, self._report)
+        try:
+            while not self.stopping.wait(POLL_S):
+                self._process.attend_log()
+                if not self._process.is_running():
+                    return self._with_log(self._process.end_sentence())
+                cause = watch.look()
+                self.n_recoveries += watch.take_recoveries()
+                if cause:
+                    return cause
+            self._drain_and_stop(control)
+            return None
+        finally:
+            self._process.kill()
+            watch.close()
+
+    def _drain_and_stop(self, control: Control) -> None:
+        names = [model.name for model in self._models]
+        is_abandoned = self.abandoned.is_set
+        timeout_s = self._settings.drain_timeout_s
+        if not drain(control, names, timeout_s=timeout_s, is_abandoned=is_abandoned):
+            self._report("stopped before every accepted question was answered")
+        self._process.stop()

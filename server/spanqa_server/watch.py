@@ -1,0 +1,120 @@
+"""Looking after a running Triton: are its Python processes alive, does it answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from spanqa_server.control import CanaryAnswer, Control
+from spanqa_server.errors import ServerLostError
+from spanqa_server.launch import TritonProcess
+from spanqa_server.processes import Stub, end_of, is_uncollected, stubs_of
+from spanqa_server.repository import ENTRIES
+from spanqa_server.settings import ServerSettings
+
+RESCAN_S = 2.0
+"""How often Triton's processes are listed anew, for models that somebody else has loaded."""
+RETIRED_S = 60.0
+"""How long the healthy siblings of a dead process may take to finish before they are ended."""
+MAX_STRIKES = 3
+"""Canaries lost in a row, with nothing else answered meanwhile, before Triton is started anew."""
+
+
+class Watch:
+    """Looks at one Triton again and again, and loads a model again whose Python process has died.
+
+    Args:
+        process: The Triton.
+        control: A connection to it.
+        settings: How often and how long the canary is asked.
+        report: Called with one line for each thing mended.
+    """
+
+    def __init__(
+        self, process: TritonProcess, control: Control, settings: ServerSettings, report: Callable[[str], None]
+    ) -> None:
+        self._process = process
+        self._control = control
+        self._settings = settings
+        self._report = report
+        self._stubs: dict[int, Stub] = {stub.pid: stub for stub in stubs_of(process.pid)}
+        self._retired: dict[int, float] = {}
+        self._rescan_at = time.monotonic() + RESCAN_S
+        self._canary_at = time.monotonic() + settings.canary_interval_s
+        self._canary = threading.Thread()
+        self._answer = CanaryAnswer(problem=None, is_late=False)
+        self._n_strikes = 0
+        self._n_answered: dict[str, int] = {}
+        self._n_recoveries = 0
+
+    def take_recoveries(self) -> int:
+        """Return how many models were loaded again since this was last asked."""
+        n_recoveries, self._n_recoveries = self._n_recoveries, 0
+        return n_recoveries
+
+    def look(self) -> str | None:
+        """Look once, and mend what a reload mends.
+
+        Returns:
+            Why Triton must be started anew, or None.
+        """
+        # Triton collects the processes that it ends itself. One that nobody has collected ended by itself.
+        dead = {stub.model: stub.pid for stub in self._stubs.values() if is_uncollected(stub.pid)}
+        try:
+            for model, pid in dead.items():
+                self._reload(model, pid)
+        except ServerLostError as error:
+            return str(error)
+        now = time.monotonic()
+        if dead or now > self._rescan_at:
+            self._rescan(now)
+        return self._look_at_canary(now)
+
+    def _reload(self, model: str, pid: int) -> None:
+        end = end_of(pid)
+        seconds = self._control.reload(model)
+        for stub in [stub for stub in self._stubs.values() if stub.model == model]:
+            del self._stubs[stub.pid]
+            self._retired[stub.pid] = time.monotonic() + RETIRED_S
+        self._n_recoveries += 1
+        self._report(f"the Python process of the model {model!r} died ({end}): loaded it again in {seconds:.1f} s")
+
+    def _rescan(self, now: float) -> None:
+        for pid in [pid for pid, deadline in self._retired.items() if now > deadline]:
+            del self._retired[pid]
+            self._process.end_stub(pid)
+        living = {stub.pid: stub for stub in stubs_of(self._process.pid)}
+        uncollected = {pid: stub for pid, stub in self._stubs.items() if is_uncollected(pid)}
+        self._stubs = uncollected | {pid: stub for pid, stub in living.items() if pid not in self._retired}
+        self._rescan_at = now + RESCAN_S
+
+    def _look_at_canary(self, now: float) -> str | None:
+        if self._canary.is_alive() or now < self._canary_at:
+            return None
+        cause = self._judge_canary() if self._canary.ident else None
+        self._canary = threading.Thread(target=self._ask_canary, name="spanqa-canary", daemon=True)
+        self._canary.start()
+        self._canary_at = now + self._settings.canary_interval_s
+        return cause
+
+    def _ask_canary(self) -> None:
+        # Not in the supervisor's own thread: while a busy server makes it wait, dead processes must still be seen.
+        self._answer = self._control.ask_canary(self._settings.canary_timeout_s)
+
+    def _judge_canary(self) -> str | None:
+        # A busy server may refuse the canary or keep it waiting. One that answers others is well, and so is one that
+        # is late because it works: a long document is answered once, after many calls of the encoder.
+        n_answered = self._control.n_answered()
+        counted = {name: n for name, n in n_answered.items() if self._answer.is_late or name in ENTRIES}
+        is_well = self._answer.problem is None or any(n > self._n_answered.get(name, n) for name, n in counted.items())
+        self._n_answered = n_answered
+        self._n_strikes = 0 if is_well else self._n_strikes + 1
+        if self._n_strikes < MAX_STRIKES:
+            return None
+        return f"Triton has not answered {self._n_strikes} test questions in a row ({self._answer.problem})"
+
+    def close(self) -> None:
+        """Wait for the canary that is under way; Triton has ended, so it ends at once."""
+        if self._canary.ident:
+            self._canary.join(self._settings.canary_timeout_s)

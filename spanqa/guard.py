@@ -1,0 +1,72 @@
+"""Errors inside a Triton model as responses: the sender's faults explained, ours told by an id, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from spanqa.errors import InputError, SpanqaError
+
+_OUTAGES = ("not healthy", "no available versions", "is not ready", "unavailable", "not found", "shutting down")
+"""What Triton says of a model that died or is being loaded again: asking again helps."""
+
+
+class CancelledError(SpanqaError):
+    """The sender cancelled the request."""
+
+
+class EncoderError(SpanqaError):
+    """The encoder did not answer.
+
+    Args:
+        message: What Triton said.
+        outage: Whether asking again later can help.
+    """
+
+    def __init__(self, message: str, *, outage: bool) -> None:
+        super().__init__(message)
+        self.outage = outage
+
+
+def is_outage(message: str) -> bool:
+    """Whether an error message of Triton's speaks of a model that is gone for the moment."""
+    lowered = message.lower()
+    return any(words in lowered for words in _OUTAGES)
+
+
+def error_response(pb_utils: Any, error: Exception) -> Any:
+    """Make the response to a request that failed.
+
+    Args:
+        pb_utils: Triton's module for Python models.
+        error: Why it failed.
+
+    Returns:
+        INVALID_ARG with the sentence for the sender's faults, CANCELLED, UNAVAILABLE while the encoder is away, and
+        INTERNAL with an id for everything else, whose traceback goes to the server's log under that id.
+    """
+    codes = pb_utils.TritonError
+    if isinstance(error, InputError):
+        answer = codes(str(error), codes.INVALID_ARG)
+    elif isinstance(error, CancelledError):
+        answer = codes(str(error), codes.CANCELLED)
+    elif isinstance(error, EncoderError) and error.outage:
+        answer = codes(f"the encoder is away for a moment ({error}): ask again", codes.UNAVAILABLE)
+    else:
+        fault = uuid.uuid4().hex[:12]
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        print(f"spanqa: fault {fault}\n{trace}", file=sys.stderr, flush=True)
+        reason = str(error) if isinstance(error, SpanqaError) else "an unexpected error"
+        answer = codes(f"{reason} (fault {fault}: the server's log says more)", codes.INTERNAL)
+    return pb_utils.InferenceResponse(error=answer)
+
+
+def guarded(pb_utils: Any, step: Callable[[Any], list[Any]], request: Any) -> Any:
+    """Answer one request with the tensors that a step makes of it, or with its error."""
+    try:
+        return pb_utils.InferenceResponse(output_tensors=step(request))
+    except Exception as error:  # every fault is told to whom it concerns
+        return error_response(pb_utils, error)

@@ -1,0 +1,156 @@
+"""A fake Triton: a real gRPC server with its service, whose model finds the question's last word in the context."""
+
+import struct
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from spanqa import contract
+
+MODEL = contract.QUESTION_ANSWERING
+_DATA_TYPES = {
+    "BYTES": model_config_pb2.TYPE_STRING,
+    "INT32": model_config_pb2.TYPE_INT32,
+    "FP32": model_config_pb2.TYPE_FP32,
+    "BOOL": model_config_pb2.TYPE_BOOL,
+}
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers by the wire contract, unless its script holds something else for the next request.
+
+    `script` holds (status code, details) pairs or callables that change a response; each request takes one.
+    """
+
+    def __init__(self):
+        self.script = deque()
+        self.threshold = "1.5"
+        self.delay_s = 0.0
+        self.requests = []
+        self.n_configs = 0
+        self.n_in_flight = self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self.port = None
+        self.start()
+
+    def start(self):
+        options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(ThreadPoolExecutor(64), options=options)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port or 0}")
+        self._server.start()
+
+    def stop(self):
+        self._server.stop(grace=None).wait()
+
+    @property
+    def url(self):
+        return f"127.0.0.1:{self.port}"
+
+    def ModelInfer(self, request, context):
+        with self._lock:
+            self.n_in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.n_in_flight)
+            inputs = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
+            self.requests.append(inputs)
+            step = self.script.popleft() if self.script else None
+        try:
+            time.sleep(self.delay_s)
+            if isinstance(step, tuple):
+                context.abort(*step)
+            response = response_from_inputs(inputs)
+            if step:
+                step(response)
+            return response
+        finally:
+            with self._lock:
+                self.n_in_flight -= 1
+
+    def ModelConfig(self, request, context):
+        self.n_configs += 1
+        config = model_config_pb2.ModelConfig(name=request.name, max_batch_size=8, backend="python", platform="python")
+        if request.name != MODEL:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        if self.threshold is not None:
+            config.parameters["no_answer_threshold"].string_value = self.threshold
+        for tensor in contract.INPUTS:
+            config.input.add(
+                name=tensor.name, data_type=_DATA_TYPES[tensor.dtype], dims=tensor.dims, optional=tensor.optional
+            )
+        for tensor in contract.OUTPUTS:
+            config.output.add(name=tensor.name, data_type=_DATA_TYPES[tensor.dtype], dims=tensor.dims)
+        return service_pb2.ModelConfigResponse(config=config)
+
+    def ServerLive(self, request, context):
+        return service_pb2.ServerLiveResponse(live=True)
+
+    # What perf_analyzer asks beside it.
+
+    def ServerMetadata(self, request, context):
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0", extensions=["statistics"])
+
+    def ModelMetadata(self, request, context):
+        response = service_pb2.ModelMetadataResponse(name=MODEL, versions=["1"], platform="python")
+        for field, tensors in ((response.inputs, contract.INPUTS), (response.outputs, contract.OUTPUTS)):
+            for tensor in tensors:
+                field.add(name=tensor.name, datatype=tensor.dtype, shape=[-1, *tensor.dims])
+        return response
+
+    def ModelStatistics(self, request, context):
+        response = service_pb2.ModelStatisticsResponse()
+        statistics = response.model_stats.add(name=MODEL, version="1")
+        statistics.inference_count = statistics.execution_count = len(self.requests)
+        statistics.inference_stats.success.count = len(self.requests)
+        return response
+
+
+def text_from_raw(raw):
+    (size,) = struct.unpack_from("<I", raw)
+    assert len(raw) == 4 + size
+    return raw[4:].decode()
+
+
+def response_from_inputs(inputs):
+    """Every occurrence of the question's last word is a span; without one the closest span is the first character."""
+    needle = text_from_raw(inputs["QUESTION"]).split()[-1].rstrip("?")
+    context = text_from_raw(inputs["CONTEXT"])
+    (top_n,) = struct.unpack("<i", inputs["TOP_N"])
+    (threshold,) = struct.unpack("<f", inputs.get("NO_ANSWER_THRESHOLD", struct.pack("<f", 0)))
+    starts = [at for at in range(len(context)) if context.startswith(needle, at)]
+    margin = -2.0 if starts else 2.0
+    spans = [(at, at + len(needle)) for at in starts][:top_n] or [(0, 1)]
+    texts = [context[start:end].encode() for start, end in spans]
+    n_spans = len(spans)
+    response = service_pb2.ModelInferResponse(model_name=MODEL)
+
+    def add(tensor, shape, raw):
+        response.outputs.add(name=tensor.name, datatype=tensor.dtype, shape=shape)
+        response.raw_output_contents.append(raw)
+
+    add(contract.ANSWER, [1, n_spans], b"".join(struct.pack("<I", len(text)) + text for text in texts))
+    add(contract.SCORE, [1, n_spans], struct.pack(f"<{n_spans}f", *(0.5**rank for rank in range(1, n_spans + 1))))
+    add(contract.CHAR_START, [1, n_spans], struct.pack(f"<{n_spans}i", *(start for start, _ in spans)))
+    add(contract.CHAR_END, [1, n_spans], struct.pack(f"<{n_spans}i", *(end for _, end in spans)))
+    add(contract.LOGIT, [1, n_spans], struct.pack(f"<{n_spans}f", *(8.0 - rank for rank in range(n_spans))))
+    add(contract.NO_ANSWER_MARGIN, [1, 1], struct.pack("<f", margin))
+    add(contract.HAS_ANSWER, [1, 1], struct.pack("<?", margin <= threshold))
+    add(contract.QUESTION_TRUNCATED, [1, 1], struct.pack("<?", False))
+    return response
+
+
+@pytest.fixture
+def triton():
+    server = FakeTriton()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def data():
+    return Path(__file__).parents[1] / "data" / "squad"
