@@ -165,10 +165,7 @@ class QAClient:
             concurrency: Most questions in flight.
             on_error: "raise" stops at the first failed question, "return" gives its error in its place.
             progress: Whether to show progress on stderr where that is a terminal.
-            top_n: As in `ask`, for each question; so are the others.
-            no_answer_threshold: As in `ask`.
-            max_answer_tokens: As in `ask`.
-            timeout_s: As in `ask`.
+            top_n: As in `ask`, for each question; so are no_answer_threshold, max_answer_tokens and timeout_s.
 
         Raises:
             InputError: An option cannot be sent (at once), or a question cannot (in its turn).
@@ -181,14 +178,12 @@ class QAClient:
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
 
-        def ask(item: tuple[str, str], stop: threading.Event) -> Answer:
-            try:
-                question, context = item
-            except (TypeError, ValueError) as error:
-                raise InputError(f"an item is of type {type(item).__name__}: give (question, context) pairs") from error
-            return self._ask(question, context, options, timeout_s, stop)
-
-        answers = answers_in_order(ask, items, concurrency=concurrency, raises=on_error == "raise")
+        answers = answers_in_order(
+            lambda item, stop: self._ask(*_pair(item), options, timeout_s, stop),
+            items,
+            concurrency=concurrency,
+            raises=on_error == "raise",
+        )
         return with_progress(answers, items) if progress else answers
 
     def _ask(
@@ -223,6 +218,14 @@ class QAClient:
     def _forget_threshold(self) -> None:
         # Whatever comes back after a failure may serve another model.
         self._threshold_known = False
+
+
+def _pair(item: tuple[str, str]) -> tuple[str, str]:
+    try:
+        question, context = item
+    except (TypeError, ValueError) as error:
+        raise InputError(f"an item is of type {type(item).__name__}: give (question, context) pairs") from error
+    return question, context
 
 
 def _threshold_from_config(config: object) -> float | None:

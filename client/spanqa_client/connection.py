@@ -79,37 +79,32 @@ class Connection:
             send: Makes one attempt, given the service's stub and a function that tells the seconds left.
             timeout_s: For all attempts and the waits between them.
             stop: Once set, no attempt is made again.
-            before_retry: Called before each further attempt: the server may be another one by then.
+            before_retry: Called before each further attempt; the server may be another one by then.
 
         Raises:
             ClientError: The last attempt's error, as one of its subclasses.
         """
-        deadline = time.monotonic() + timeout_s
-
-        def left_s() -> float:
-            return max(deadline - time.monotonic(), 0.001)
-
+        deadline, backoff_s = time.monotonic() + timeout_s, _FIRST_BACKOFF_S
         stop = stop or self._closed
-        backoff_s = _FIRST_BACKOFF_S
         while True:
             try:
                 self._wait_for_connection(timeout_s)
-                result = send(self._stub, left_s)
+                result = send(self._stub, lambda: max(deadline - time.monotonic(), 0.001))
             except grpc.RpcError as error:
                 # Half to one and a half times: many threads that failed together come back apart.
                 wait_s = backoff_s * random.uniform(0.5, 1.5)  # noqa: S311 - spreading load, not secrets
-                out_of_time = time.monotonic() + wait_s >= deadline
-                if out_of_time or not self._passes(error) or stop.wait(wait_s) or self._closed.is_set():
+                late = time.monotonic() + wait_s >= deadline
+                if late or not self._passes(error) or stop.wait(wait_s) or self._closed.is_set():
                     raise self._our_error(error, timeout_s) from error
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
                 before_retry()
-            except ValueError as error:
-                if not self._closed.is_set():
-                    raise
-                raise ClientError("the client is closed: make a new one") from error
-            else:
-                self._answered = True
-                return result
+                continue
+            except ValueError as error:  # gRPC's word for a closed channel
+                if self._closed.is_set():
+                    raise ClientError("the client is closed: make a new one") from error
+                raise
+            self._answered = True
+            return result
 
     def _wait_for_connection(self, timeout_s: float) -> None:
         if self._connected:

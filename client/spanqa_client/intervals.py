@@ -47,7 +47,13 @@ def bootstrap_intervals(
             f"got {len(questions)} questions, {n_resamples} resamples and confidence {confidence}: allowed are at "
             "least one question and one resample, and a confidence between 0 and 1"
         )
-    sums = _paragraph_sums(questions, exact, f1)
+    draws = _draws(_paragraph_sums(questions, exact, f1), n_resamples, seed)
+    tail = (1 - confidence) / 2
+    return {name: (_quantile(v, tail), _quantile(v, 1 - tail)) for name, v in draws.items() if v}
+
+
+def _draws(sums: tuple[list[float], ...], n_resamples: int, seed: int) -> dict[str, list[float]]:
+    """Averages in percent of every draw, by official key."""
     draws: dict[str, list[float]] = {name: [] for name in ("exact", "f1", "HasAns_exact", "HasAns_f1")}
     draws |= {"NoAns_exact": [], "NoAns_f1": []}
     rng = random.Random(seed)  # noqa: S311 - resampling, not secrets
@@ -62,8 +68,7 @@ def bootstrap_intervals(
             if n:
                 draws[f"{prefix}exact"].append(100.0 * n_exact / n)
                 draws[f"{prefix}f1"].append(100.0 * f1_sum / n)
-    tail = (1 - confidence) / 2
-    return {name: (_quantile(v, tail), _quantile(v, 1 - tail)) for name, v in draws.items() if v}
+    return draws
 
 
 def _paragraph_sums(

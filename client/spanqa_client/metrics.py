@@ -145,13 +145,7 @@ def score_predictions(
     exact_after = [_after(q, score, withdrawn) for q, score in zip(questions, exact, strict=True)]
     f1_after = [_after(q, score, withdrawn) for q, score in zip(questions, f1, strict=True)]
     scores = _averages(questions, exact_after, f1_after)
-    tuned: dict[str, float] = {}
-    if na_probs is not None:
-        for name, raw in (("exact", exact), ("f1", f1)):
-            best = official_best(questions, predictions, raw, na_probs)
-            scores[f"best_{name}"], scores[f"best_{name}_thresh"] = best
-            choice = tuned_from_margins(questions, raw, na_probs)
-            tuned[f"tuned_{name}"], tuned[f"tuned_{name}_thresh"] = choice
+    tuned = {} if na_probs is None else _sweep(scores, questions, predictions, (exact, f1), na_probs)
     known = {question.id for question in questions}
     return Report(
         scores=scores,
@@ -183,6 +177,22 @@ def tuned_from_margins(
         null_scores=[float(not question.answers) for question, _ in given],
     )
     return 100.0 * best.total / len(questions), best.threshold
+
+
+def _sweep(
+    scores: dict[str, float],
+    questions: Sequence[GoldQuestion],
+    predictions: Mapping[str, str],
+    raw: tuple[Sequence[float | None], Sequence[float | None]],
+    na_probs: Mapping[str, float],
+) -> dict[str, float]:
+    """Add the official `best_*` to the scores, and give our `tuned_*`."""
+    tuned: dict[str, float] = {}
+    for name, values in zip(("exact", "f1"), raw, strict=True):
+        best = official_best(questions, predictions, values, na_probs)
+        scores[f"best_{name}"], scores[f"best_{name}_thresh"] = best
+        tuned[f"tuned_{name}"], tuned[f"tuned_{name}_thresh"] = tuned_from_margins(questions, values, na_probs)
+    return tuned
 
 
 def _after(question: GoldQuestion, score: float | None, withdrawn: set[str]) -> float:

@@ -14,15 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclient.grpc import service_pb2
+
 from spanqa import contract
 from spanqa.squad import Example
+from spanqa_client.connection import Connection
 from spanqa_client.errors import BenchError
 
 # The binary's libraries that a bare machine lacks; nvidia-pytriton carries them under names with a hash.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
-_MAX_TRIALS = 6
-_STABILITY_PERCENT = 15
+_MAX_TRIALS = 8
+_STABLE_PERCENT = 15
+_ANY_PERCENT = 100_000
+_UNSTABLE = "Failed to obtain stable measurement"
 _TAIL_LINES = 4
+_METADATA_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,7 @@ class Measurement:
         p50_ms: Latency that half of the requests stay within.
         p95_ms: Latency that 95 % stay within.
         p99_ms: Latency that 99 % stay within.
+        stable: Whether three measurements in a row agreed within 15 %; otherwise it is the mean of three that did not.
     """
 
     concurrency: int
@@ -57,6 +64,7 @@ class Measurement:
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    stable: bool
 
 
 def input_data_from_examples(examples: Sequence[Example], threshold: float | None) -> str:
@@ -89,28 +97,52 @@ def measure(load: Load, input_data: str, concurrency: int) -> Measurement:
 
     Raises:
         BenchError: perf_analyzer is not installed, cannot run, or failed.
+        ClientError: The server does not tell the model's version.
     """
-    binary = _binary()
     with tempfile.TemporaryDirectory(prefix="spanqa-bench-") as folder_name:
         folder = Path(folder_name)
         (folder / "input.json").write_text(input_data, encoding="utf-8")
-        report = folder / "report.csv"
         command = [
-            *[binary, "-m", load.model_name, "-u", load.url, "-i", "grpc", "--async"],
+            *[_binary(), "-m", load.model_name, "-x", _model_version(load), "-u", load.url, "-i", "grpc", "--async"],
             *["--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)],
             *["--measurement-interval", str(round(load.window_s * 1000)), "--max-trials", str(_MAX_TRIALS)],
-            *["--stability-percentage", str(_STABILITY_PERCENT), "-f", str(report)],
+            *["-f", str(folder / "report.csv")],
         ]
         limit_s = _MAX_TRIALS * load.window_s * 2 + 60
-        environment = {**os.environ, "LD_LIBRARY_PATH": _library_path(folder)}
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, cwd=folder)
-        except subprocess.TimeoutExpired as error:
-            raise BenchError(f"perf_analyzer did not end within {limit_s:.0f} s: is the server answering?") from error
+        done = _run([*command, "--stability-percentage", str(_STABLE_PERCENT)], folder, limit_s)
+        stable = _UNSTABLE not in done.stdout + done.stderr
+        if not stable:
+            done = _run([*command, "--stability-percentage", str(_ANY_PERCENT)], folder, limit_s)
+        report = folder / "report.csv"
         if done.returncode or not report.is_file():
             tail = " | ".join((done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:])
             raise BenchError(f"perf_analyzer failed at concurrency {concurrency} with status {done.returncode}: {tail}")
-        return _measurement_from_csv(report.read_text())
+        return _measurement_from_csv(report.read_text(), stable=stable)
+
+
+def _run(command: Sequence[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LD_LIBRARY_PATH": _library_path(folder / "lib")}
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, cwd=folder)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"perf_analyzer did not end within {limit_s:.0f} s: is the server answering?") from error
+    except OSError as error:
+        raise BenchError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _model_version(load: Load) -> str:
+    """The version that answers, named to perf_analyzer so that it need not guess one from the statistics."""
+    connection = Connection(load.url, connect_timeout_s=_METADATA_TIMEOUT_S)
+    try:
+        request = service_pb2.ModelMetadataRequest(name=load.model_name)
+        metadata = connection.call(
+            lambda stub, left_s: stub.ModelMetadata(request, timeout=left_s()), timeout_s=_METADATA_TIMEOUT_S
+        )
+    finally:
+        connection.close()
+    if not metadata.versions:
+        raise BenchError(f"{load.url} has no version of the model {load.model_name}: is it loaded?")
+    return max(metadata.versions, key=int)
 
 
 def _binary() -> str:
@@ -127,13 +159,15 @@ def _library_path(folder: Path) -> str:
         site = Path(str(importlib.metadata.distribution("nvidia-pytriton").locate_file("nvidia_pytriton.libs")))
     except importlib.metadata.PackageNotFoundError:
         site = folder  # nothing to link; the machine may have them
+    folder.mkdir(exist_ok=True)
     for name, pattern in _LIBRARIES.items():
         for library in sorted(site.glob(pattern))[:1]:
-            (folder / name).symlink_to(library)
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(library)
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
 
 
-def _measurement_from_csv(text: str) -> Measurement:
+def _measurement_from_csv(text: str, *, stable: bool) -> Measurement:
     rows = list(csv.DictReader(text.splitlines()))
     try:
         row = rows[0]
@@ -143,6 +177,7 @@ def _measurement_from_csv(text: str) -> Measurement:
             p50_ms=float(row["p50 latency"]) / 1e3,
             p95_ms=float(row["p95 latency"]) / 1e3,
             p99_ms=float(row["p99 latency"]) / 1e3,
+            stable=stable,
         )
     except (IndexError, KeyError, ValueError) as error:
         raise BenchError(f"perf_analyzer's report is not understood: {text[:200]!r}") from error

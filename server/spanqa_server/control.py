@@ -19,7 +19,8 @@ CANARY_QUESTION = "Where does the ferry leave from?"
 CANARY_CONTEXT = "The ferry to the island leaves from the old harbour every morning."
 CALL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 60.0
-DEADLINE = "DEADLINE_EXCEEDED"
+BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
+"""What a server that has too much to do, and one that is broken, may both say."""
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 """A proxy of the environment has no business between two processes of one machine."""
 
@@ -30,11 +31,11 @@ class CanaryAnswer:
 
     Args:
         problem: What went wrong, or None where the question was answered.
-        is_late: Whether it went wrong because no answer came in time.
+        may_be_busy: Whether a server with too much to do would have said the same.
     """
 
     problem: str | None
-    is_late: bool
+    may_be_busy: bool
 
 
 def _tensor(tensor: contract.Tensor, value: Any, dtype: Any) -> Any:
@@ -91,9 +92,11 @@ class Control:
         try:
             result = self._client.infer(contract.QUESTION_ANSWERING, canary_inputs(), client_timeout=timeout_s)
         except InferenceServerException as error:
-            return CanaryAnswer(problem=" ".join(str(error).split()), is_late=DEADLINE in str(error.status()))
+            return CanaryAnswer(
+                problem=" ".join(str(error).split()), may_be_busy=any(mark in str(error.status()) for mark in BUSY)
+            )
         problem = "an answer without outputs" if result.as_numpy(contract.ANSWER.name) is None else None
-        return CanaryAnswer(problem=problem, is_late=False)
+        return CanaryAnswer(problem=problem, may_be_busy=False)
 
     def n_answered(self) -> dict[str, int]:
         """Return how many requests each model has answered since it was loaded; empty where Triton does not say."""

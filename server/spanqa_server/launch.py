@@ -48,7 +48,7 @@ def _first_sentence(cause: str) -> str:
         text = cause
     message, _, trace = text.partition("\n\nAt:\n")
     place = re.search(r"(\S+model\.py)\((\d+)\)", trace)
-    sentence = " ".join(message.split())
+    sentence = " ".join(message.split()).rstrip(".")
     if place:
         sentence += f" ({place[1]}, line {place[2]})"
     hint = next((advice for mark, advice in HINTS.items() if mark in sentence), None)

@@ -43,7 +43,7 @@ class Watch:
         self._rescan_at = time.monotonic() + RESCAN_S
         self._canary_at = time.monotonic() + settings.canary_interval_s
         self._canary = threading.Thread()
-        self._answer = CanaryAnswer(problem=None, is_late=False)
+        self._answer = CanaryAnswer(problem=None, may_be_busy=False)
         self._n_strikes = 0
         self._n_answered: dict[str, int] = {}
         self._n_recoveries = 0
@@ -103,11 +103,11 @@ class Watch:
         self._answer = self._control.ask_canary(self._settings.canary_timeout_s)
 
     def _judge_canary(self) -> str | None:
-        # A busy server may refuse the canary or keep it waiting. One that answers others is well, and so is one that
-        # is late because it works: a long document is answered once, after many calls of the encoder.
+        # A busy server may refuse the canary or keep it waiting, but its other models work meanwhile: a long document
+        # is one answer and many calls of the encoder. Triton counts an entry's refusals as answers: they tell nothing.
         n_answered = self._control.n_answered()
-        counted = {name: n for name, n in n_answered.items() if self._answer.is_late or name in ENTRIES}
-        is_well = self._answer.problem is None or any(n > self._n_answered.get(name, n) for name, n in counted.items())
+        works = any(n > self._n_answered.get(name, n) for name, n in n_answered.items() if name not in ENTRIES)
+        is_well = self._answer.problem is None or (self._answer.may_be_busy and works)
         self._n_answered = n_answered
         self._n_strikes = 0 if is_well else self._n_strikes + 1
         if self._n_strikes < MAX_STRIKES:

@@ -65,6 +65,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if isinstance(step, tuple):
                 context.abort(*step)
             response = response_from_inputs(inputs)
+            response.id = request.id
             if step:
                 step(response)
             return response

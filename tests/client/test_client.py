@@ -332,3 +332,12 @@ def test_answers_differ_by_content_and_not_by_latency():
         Answer(has_answer=False, no_answer_margin=1.0, question_truncated=False, spans=(), latency_ms=t) for t in (1, 2)
     ]
     assert answers[0] == answers[1]
+
+
+def test_the_package_offers_the_client_by_name():
+    import spanqa_client
+
+    assert spanqa_client.QAClient is QAClient
+    assert spanqa_client.Answer is Answer
+    with pytest.raises(AttributeError, match="no attribute 'Client'"):
+        _ = spanqa_client.Client

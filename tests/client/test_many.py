@@ -70,11 +70,15 @@ def test_items_are_taken_as_needed_and_leaving_early_sends_no_more(triton, clien
 
 
 def test_leaving_early_does_not_wait_for_retries(triton, client):
-    assert next(client.ask_many([_item(0)])).text == "w0"
-    triton.script.extend([None] + [(grpc.StatusCode.UNAVAILABLE, "away")] * 500)
-    answers = client.ask_many(map(_item, range(9)), concurrency=2)
-    next(answers)
-    time.sleep(0.3)
+    def items():
+        yield _item(0)
+        while not triton.requests or triton.n_in_flight:
+            time.sleep(0.01)
+        triton.script.extend([(grpc.StatusCode.UNAVAILABLE, "away")] * 500)
+        yield from map(_item, range(1, 9))
+
+    answers = client.ask_many(items(), concurrency=2)
+    assert next(answers).text == "w0"
     started = time.monotonic()
     answers.close()
     assert time.monotonic() - started < 10

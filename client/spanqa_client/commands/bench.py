@@ -65,11 +65,8 @@ def run(args: argparse.Namespace) -> int:
     measurements = [measure(load, input_data, concurrency) for concurrency in bar]
     text = json.dumps([asdict(measurement) for measurement in measurements], indent=2)
     if args.output:
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
         title = f"{args.model}: {len(examples):,} questions of {Path(args.dataset).name}"
-        write_atomically(folder / "bench.json", text + "\n")
-        write_atomically(folder / "bench.svg", svg_from_measurements(measurements, title=title))
+        _write(Path(args.output), text, svg_from_measurements(measurements, title=title))
     print(text if args.json else bench_table(measurements))
     return 0
 
@@ -77,11 +74,19 @@ def run(args: argparse.Namespace) -> int:
 def bench_table(measurements: Sequence[Measurement]) -> str:
     """Lay measurements out to read, one line for each concurrency."""
     lines = ["concurrency  questions/s    p50 ms    p95 ms    p99 ms"]
-    lines += [
-        f"{m.concurrency:11d}  {m.questions_per_s:11.1f}  {m.p50_ms:8.2f}  {m.p95_ms:8.2f}  {m.p99_ms:8.2f}"
-        for m in measurements
-    ]
+    for m in measurements:
+        line = f"{m.concurrency:11d}  {m.questions_per_s:11.1f}  {m.p50_ms:8.2f}  {m.p95_ms:8.2f}  {m.p99_ms:8.2f}"
+        lines.append(line if m.stable else f"{line}  (not stable)")
     return "\n".join(lines)
+
+
+def _write(folder: Path, measurements_json: str, svg: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"-o {folder}: cannot be made a folder: {error.strerror}") from error
+    write_atomically(folder / "bench.json", measurements_json + "\n")
+    write_atomically(folder / "bench.svg", svg)
 
 
 def _levels(text: str) -> list[int]:

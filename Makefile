@@ -1,0 +1,56 @@
+# Everything that people and CI run. `make help` lists it.
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.dev  ## install everything for development into .venv
+
+demo: $(VENV)/.serve  ## serve the default model, ask, score and stop
+	@$(BIN)/spanqa demo
+
+test: $(VENV)/.dev  ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(SOURCES)
+
+format: $(VENV)/.dev  ## put the sources into the house style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## measure decoder, scoring and serving side by side with their rivals
+	@$(BIN)/python benchmarks/decoder.py
+	@$(BIN)/python benchmarks/score.py
+	@$(BIN)/python benchmarks/serving.py
+
+lock:  ## resolve the lock files again (needs uv)
+	@bash requirements/lock.sh
+
+clean:  ## delete the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)" >&2; exit 2; }
+
+$(VENV)/.serve: requirements/serve.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing what serving needs into $(VENV) (once)"
+	@$(PIP) install -r requirements/serve.lock
+	@$(PIP) install --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.serve
+	@echo "installing what development needs into $(VENV) (once)"
+	@$(PIP) install -r requirements/dev.lock
+	@touch $@

@@ -1,0 +1,314 @@
+"""A good file is read as it stands; a broken one gives one error that names file, place and fault."""
+
+import copy
+import gzip
+import json
+import sys
+
+import pytest
+
+from spanqa.errors import DataError
+from spanqa.squad import GoldAnswer, read_squad
+
+CONTEXT = "The bridge 🌉 was built in 1907."
+DOCUMENT = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Bridges",
+            "paragraphs": [
+                {
+                    "context": CONTEXT,
+                    "qas": [
+                        {
+                            "id": "q1",
+                            "question": "When was it built?",
+                            "is_impossible": False,
+                            "answers": [{"text": "1907", "answer_start": 26}, {"text": "in 1907", "answer_start": 23}],
+                        },
+                        {
+                            "id": "q2",
+                            "question": "Who painted it?",
+                            "is_impossible": True,
+                            "answers": [],
+                            "plausible_answers": [{"text": "1907", "answer_start": 26}],
+                        },
+                    ],
+                },
+                {
+                    "context": "Two people live there.",
+                    "qas": [{"id": "q3", "question": "How many?", "answers": [{"text": "Two", "answer_start": 0}]}],
+                },
+            ],
+        }
+    ],
+}
+QA = ("data", 0, "paragraphs", 0, "qas", 0)
+
+
+def changed(path, value):
+    """The document with one value replaced, or removed where the value is Ellipsis."""
+    document = copy.deepcopy(DOCUMENT)
+    parent = document
+    for key in path[:-1]:
+        parent = parent[key]
+    if value is ...:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    return document
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a document, or bytes, as a file."""
+
+    def write(content, name="squad.json"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return write
+
+
+def assert_one_error(path, *parts, **options):
+    """Reading fails with one line that begins with the file and then the place, and holds every part."""
+    with pytest.raises(DataError) as caught:
+        read_squad(path, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: {parts[0]}"), ascii(message)
+    for part in parts[1:]:
+        assert part in message
+    assert "\n" not in message
+    assert len(message) < 500 + len(str(path))
+
+
+def test_a_file_is_read_in_order_with_titles_answers_and_paragraphs(written):
+    first, second, third = read_squad(written(DOCUMENT))
+    assert (first.id, first.question, first.title, first.context) == ("q1", "When was it built?", "Bridges", CONTEXT)
+    assert first.answers == (GoldAnswer("1907", 26), GoldAnswer("in 1907", 23))
+    assert CONTEXT[26 : first.answers[0].char_end] == "1907"
+    assert (second.id, second.answers) == ("q2", ())
+    assert [first.paragraph, second.paragraph, third.paragraph] == [0, 0, 1]
+
+
+def test_squad_1_needs_no_is_impossible_and_no_title(written):
+    document = changed((*QA, "is_impossible"), ...)
+    del document["data"][0]["title"], document["data"][0]["paragraphs"][0]["qas"][1]
+    examples = read_squad(written(document))
+    assert [example.id for example in examples] == ["q1", "q3"]
+    assert {example.title for example in examples} == {""}
+
+
+@pytest.mark.parametrize("name", ["squad.json.gz", "squad.json"])
+def test_a_gzipped_file_is_known_by_its_first_bytes(written, name):
+    plain = json.dumps(DOCUMENT).encode()
+    assert read_squad(written(gzip.compress(plain), name)) == read_squad(written(plain, "plain.json"))
+
+
+def test_a_byte_order_mark_is_no_fault(written):
+    assert len(read_squad(written(b"\xef\xbb\xbf" + json.dumps(DOCUMENT).encode()))) == 3
+
+
+def test_a_surrogate_pair_written_as_escapes_is_one_character(written):
+    assert "\\ud83c\\udf09" in json.dumps(DOCUMENT)
+    assert read_squad(written(DOCUMENT))[0].context == CONTEXT
+
+
+def test_a_question_without_the_key_answers_can_be_read_to_predict_on(written):
+    path = written(changed((*QA, "answers"), ...))
+    assert_one_error(path, "data[0].paragraphs[0].qas[0].answers: missing", "'id', 'question', 'is_impossible'")
+    assert read_squad(path, require_answers=False)[0].answers == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        (("data",), "data: missing; keys here: 'version'"),
+        (("data", 0, "paragraphs"), "data[0].paragraphs: missing; keys here: 'title'"),
+        (("data", 0, "paragraphs", 1, "context"), "data[0].paragraphs[1].context: missing"),
+        (("data", 0, "paragraphs", 1, "qas"), "data[0].paragraphs[1].qas: missing"),
+        ((*QA, "id"), "data[0].paragraphs[0].qas[0].id: missing"),
+        ((*QA, "question"), "data[0].paragraphs[0].qas[0].question: missing"),
+        ((*QA, "answers"), "data[0].paragraphs[0].qas[0].answers: missing"),
+        ((*QA, "answers", 1, "text"), "data[0].paragraphs[0].qas[0].answers[1].text: missing; keys here: 'answer_st"),
+        ((*QA, "answers", 1, "answer_start"), "data[0].paragraphs[0].qas[0].answers[1].answer_start: missing"),
+    ],
+)
+def test_a_missing_key_is_named_at_every_level(written, path, place):
+    assert_one_error(written(changed(path, ...)), place)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        (("data",), {"a": 1}, 'data: expected a list, got an object ({"a": 1})'),
+        (("data",), None, "data: expected a list, got null"),
+        (("data", 0), "text", 'data[0]: expected an object, got a string ("text")'),
+        (("data", 0, "title"), 7, "data[0].title: expected a string, got an integer (7)"),
+        (("data", 0, "paragraphs"), True, "data[0].paragraphs: expected a list, got true or false (true)"),
+        (("data", 0, "paragraphs", 0), [], "data[0].paragraphs[0]: expected an object, got a list ([])"),
+        (("data", 0, "paragraphs", 0, "context"), ["x"], "data[0].paragraphs[0].context: expected a string, got a l"),
+        ((*QA, "id"), 12, "data[0].paragraphs[0].qas[0].id: expected a string, got an integer (12)"),
+        ((*QA, "question"), None, "data[0].paragraphs[0].qas[0].question: expected a string, got null"),
+        ((*QA, "is_impossible"), "no", "data[0].paragraphs[0].qas[0].is_impossible: expected true or false, got a s"),
+        ((*QA, "answers"), "1907", "data[0].paragraphs[0].qas[0].answers: expected a list, got a string"),
+        ((*QA, "answers", 0), "1907", "data[0].paragraphs[0].qas[0].answers[0]: expected an object, got a string"),
+        ((*QA, "answers", 0, "text"), 1907, "data[0].paragraphs[0].qas[0].answers[0].text: expected a string, got a"),
+        ((*QA, "answers", 0, "answer_start"), "26", "data[0].paragraphs[0].qas[0].answers[0].answer_start: expected"),
+        ((*QA, "answers", 0, "answer_start"), 26.0, "data[0].paragraphs[0].qas[0].answers[0].answer_start: expected"),
+        ((*QA, "answers", 0, "answer_start"), True, "data[0].paragraphs[0].qas[0].answers[0].answer_start: expected"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_at_every_level(written, path, value, place):
+    assert_one_error(written(changed(path, value)), place)
+
+
+def test_a_long_value_is_shown_shortened(written):
+    assert_one_error(written(changed(("data",), "x" * 10_000)), "data: expected a list, got a string", "xxx...)")
+
+
+@pytest.mark.parametrize("document", [[], 5, "text", None])
+def test_a_file_that_is_no_object_is_refused(written, document):
+    assert_one_error(written(document), "top level: expected an object")
+
+
+def test_an_id_used_twice_names_both_places(written):
+    path = written(changed(("data", 0, "paragraphs", 1, "qas", 0, "id"), "q1"))
+    assert_one_error(path, "data[0].paragraphs[1].qas[0].id: 'q1' is also the id of data[0].paragraphs[0].qas[0]")
+
+
+@pytest.mark.parametrize("start", [25, 27, -4, 10**6, -(10**6)])
+def test_a_wrong_offset_says_where_the_answer_stands(written, start):
+    path = written(changed((*QA, "answers", 0, "answer_start"), start))
+    assert_one_error(
+        path, f"data[0].paragraphs[0].qas[0].answers[0].answer_start: {start} holds", "'1907'", "it stands at 26"
+    )
+
+
+def test_an_offset_in_utf16_units_is_wrong(written):
+    assert_one_error(
+        written(changed((*QA, "answers", 0, "answer_start"), 27)), "data[0].paragraphs[0].qas[0].answers[0].", "at 26"
+    )
+
+
+def test_a_negative_offset_that_python_would_accept_is_refused(written):
+    document = changed((*QA, "answers", 0), {"text": "1907", "answer_start": -5})
+    assert CONTEXT[-5:-1] == "1907"
+    assert_one_error(written(document), "data[0].paragraphs[0].qas[0].answers[0].answer_start: -5", "it stands at 26")
+
+
+def test_an_answer_that_is_nowhere_in_the_context_is_refused(written):
+    document = changed((*QA, "answers", 0, "text"), "1908")
+    assert_one_error(written(document), "data[0].paragraphs[0].qas[0].answers[0].answer_start: 26", "stands nowhere")
+
+
+def test_an_empty_answer_is_refused(written):
+    document = changed((*QA, "answers", 0, "text"), "")
+    assert_one_error(written(document), "data[0].paragraphs[0].qas[0].answers[0].text: is empty", "empty list")
+
+
+@pytest.mark.parametrize(
+    ("index", "state", "words"), [(0, True, "true, yet answers are given"), (1, False, "false, yet there is no answer")]
+)
+def test_is_impossible_must_agree_with_the_answers(written, index, state, words):
+    path = written(changed(("data", 0, "paragraphs", 0, "qas", index, "is_impossible"), state))
+    assert_one_error(path, f"data[0].paragraphs[0].qas[{index}].is_impossible: is {words}")
+
+
+@pytest.mark.parametrize("question", ["", " ", "\t\n\u00a0"])
+def test_an_empty_question_is_refused(written, question):
+    assert_one_error(written(changed((*QA, "question"), question)), "data[0].paragraphs[0].qas[0].question: is empty")
+
+
+@pytest.mark.parametrize("key", ["question", "id"])
+def test_half_a_surrogate_pair_in_a_question_is_refused(written, key):
+    path = written(changed((*QA, key), "ab\ud83c"))
+    assert_one_error(path, f"data[0].paragraphs[0].qas[0].{key}: character 2 is half of a surrogate pair")
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        (("data", 0, "title"), "data[0].title"),
+        (("data", 0, "paragraphs", 0, "context"), "data[0].paragraphs[0].context"),
+        ((*QA, "answers", 0, "text"), "data[0].paragraphs[0].qas[0].answers[0].text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(written, path, place):
+    assert_one_error(written(changed(path, "\udc00x")), f"{place}: character 0 is half of a surrogate pair")
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"", "line 1 column 1: not valid JSON"),
+        (b'{"data": [\n{"title": "a",}]}', "line 2 column 14: not valid JSON"),
+        (b'{"data": []', "line 1 column 12: not valid JSON"),
+        (b'{"data": []} {}', "line 1 column 14: not valid JSON: Extra data"),
+    ],
+)
+def test_bad_json_names_line_and_column(written, content, place):
+    assert_one_error(written(content), place)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_another_encoding_is_told_apart_from_bad_json(written, encoding):
+    text = json.dumps(changed(("data", 0, "title"), "Brücke"), ensure_ascii=False).replace("🌉", "é")
+    data = text.encode(encoding)
+    assert_one_error(written(data), "byte ", "not UTF-8", "convert the file to UTF-8")
+
+
+@pytest.mark.parametrize(
+    "document", [{"data": []}, {"data": [{"paragraphs": []}]}, {"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}]
+)
+def test_a_file_without_any_question_is_refused(written, document):
+    assert_one_error(written(document), "holds no question")
+
+
+def test_json_nested_too_deeply_is_refused(written):
+    deep = 200_000
+    assert_one_error(written(b'{"data": ' + b"[" * deep + b"]" * deep + b"}"), "not a SQuAD file", "nested too deeply")
+
+
+def test_any_depth_of_nesting_gives_the_one_error(written):
+    limit = sys.getrecursionlimit()
+    for deep in range(limit - 150, limit + 20):
+        path = written(b'{"data": {"a": ' + b"[" * deep + b"]" * deep + b"}}")
+        with pytest.raises(DataError, match=r"data: expected a list|nested too deeply"):
+            read_squad(path)
+
+
+def test_an_integer_too_long_for_python_is_refused(written):
+    assert_one_error(written(b'{"data": ' + b"1" * 5000 + b"}"), "")
+
+
+@pytest.mark.parametrize("cut", [3, 12, 40, -9, -1])
+def test_a_truncated_gzip_is_refused(written, cut):
+    path = written(gzip.compress(json.dumps(DOCUMENT).encode())[:cut], "squad.json.gz")
+    assert_one_error(path, "cannot be read")
+
+
+def test_a_damaged_gzip_is_refused(written):
+    data = gzip.compress(json.dumps(DOCUMENT).encode())
+    for place in range(2, len(data)):
+        path = written(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :], "squad.json.gz")
+        try:
+            examples = read_squad(path)
+        except DataError as error:
+            assert str(error).startswith(f"{path}: ")
+        else:  # a byte of the header that says nothing about the content
+            assert len(examples) == 3
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    assert_one_error(tmp_path, "cannot be read", "Is a directory")
+    assert_one_error(tmp_path / "none.json", "no such file")
+
+
+def test_the_official_dev_file_is_read(root):
+    examples = read_squad(root / "tests/data/squad/dev-v2.0.json.gz")
+    assert len(examples) == 11_873
+    assert sum(not example.answers for example in examples) == 5_945
+    assert len({example.id for example in examples}) == 11_873
+    assert max(example.paragraph for example in examples) == 1_203

@@ -1,0 +1,219 @@
+"""Both forms of a tokenizer give the same pieces, nothing in a text is a special token, offsets are code points."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from spanqa.errors import TokenizerError
+from spanqa.tokenization import Tokenizer, load_tokenizer
+
+TEXTS = [
+    "The bridge stands near the old RIVER station.",
+    "the [SEP] cat [CLS] sat [PAD] on [MASK] the mat [UNK]",
+    "École Γβω яДя שבא 東京大学 한국어 \u00a0\t🚀😀 zebra",
+    "e\u0301te\u0301 Straße I\u0307stanbul ﬁne",
+    "",
+    " \n\t",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer, vocabulary_file):
+    """A folder whose tokenizer.json a test may change."""
+    (tmp_path / "tokenizer.json").write_text(tokenizer.serialized, encoding="utf-8")
+    return tmp_path
+
+
+def changed(folder, change):
+    """Load the folder's tokenizer.json after a change to its document."""
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def assert_same_pieces(one, other, texts=TEXTS):
+    for text in texts:
+        first, second = one.pieces(text), other.pieces(text)
+        np.testing.assert_array_equal(first.ids, second.ids)
+        np.testing.assert_array_equal(first.chars, second.chars)
+
+
+def test_tokenizer_json_and_vocab_txt_give_equal_pieces(folder, tokenizer, vocabulary_file):
+    assert_same_pieces(load_tokenizer(folder), tokenizer)
+    assert load_tokenizer(vocabulary_file.parent).sha256 == tokenizer.sha256
+
+
+def test_ids_are_the_line_numbers_of_vocab_txt(tokenizer, vocabulary_file):
+    lines = vocabulary_file.read_text(encoding="utf-8").splitlines()
+    pieces = tokenizer.pieces("the bridges stands")
+    assert [lines[index] for index in pieces.ids] == ["the", "bridge", "##s", "stands"]
+    assert [lines[index] for index in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)] == [
+        "[CLS]",
+        "[SEP]",
+        "[PAD]",
+    ]
+    assert tokenizer.vocab_size == len(lines)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b", "\x1c"])
+def test_only_line_feeds_end_the_lines_of_vocab_txt(tmp_path, separator):
+    """Vocabularies hold such characters as entries; taking one for a line's end would shift all ids after it."""
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", f"a{separator}b", "cat"]) + "\n", encoding="utf-8"
+    )
+    assert load_tokenizer(tmp_path).pieces("cat").ids.tolist() == [5]
+
+
+def test_a_vocab_txt_with_windows_line_ends_is_the_same(tmp_path, tokenizer, vocabulary_file):
+    (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes().replace(b"\n", b"\r\n"))
+    assert_same_pieces(load_tokenizer(tmp_path), tokenizer)
+
+
+@pytest.mark.parametrize("token", ["[SEP]", "[CLS]", "[PAD]", "[MASK]", "[UNK]"])
+def test_a_special_token_in_a_text_is_ordinary_text(tokenizer, token):
+    pieces = tokenizer.pieces(f"the {token} cat")
+    assert not {tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id} & set(pieces.ids.tolist())
+    assert pieces.chars[1].tolist() == [4, 5]  # the bracket alone
+
+
+def test_an_added_token_that_is_not_marked_special_is_ordinary_text_too(folder, tokenizer):
+    def unmark(document):
+        for token in document["added_tokens"]:
+            token["special"] = False
+
+    ids = changed(folder, unmark).pieces("the [SEP] cat").ids.tolist()
+    assert tokenizer.sep_id not in ids
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder, tokenizer):
+    def limit(document):
+        document["truncation"] = {
+            "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0,
+        }  # fmt: skip
+        document["padding"] = {
+            "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        }  # fmt: skip
+
+    limited = changed(folder, limit)
+    assert_same_pieces(limited, tokenizer)
+    assert len(limited.pieces("the cat sat on the mat")) == 6
+    assert len(limited.pieces_of_many(["the", "the cat sat"])[0]) == 1
+
+
+def test_a_post_processor_adds_nothing(folder, tokenizer):
+    def frame(document):
+        document["post_processor"] = {
+            "type": "BertProcessing", "sep": ["[SEP]", tokenizer.sep_id], "cls": ["[CLS]", tokenizer.cls_id],
+        }  # fmt: skip
+
+    assert_same_pieces(changed(folder, frame), tokenizer)
+
+
+def test_offsets_index_code_points_of_the_text(tokenizer):
+    text = "😀 the\u00a0École\t東京 e\u0301 한"
+    pieces = tokenizer.pieces(text)
+    assert pieces.ids.dtype == pieces.chars.dtype == np.int32
+    words = [text[start:end] for start, end in pieces.chars.tolist()]
+    assert words[:4] == ["😀", "the", "É", "c"]
+    assert "".join(words).startswith("😀theÉcole東京e")
+    assert set(words[-3:]) == {"한"}  # its three parts stand at the one character
+
+
+def test_a_text_without_a_word_has_no_piece(tokenizer):
+    for text in ["", "  \n", "\x00\x07\ufffd"]:
+        pieces = tokenizer.pieces(text)
+        assert len(pieces) == 0
+        assert pieces.chars.shape == (0, 2)
+
+
+def test_many_texts_at_once_equal_each_alone(tokenizer):
+    for text, pieces in zip(TEXTS, tokenizer.pieces_of_many(TEXTS), strict=True):
+        alone = tokenizer.pieces(text)
+        np.testing.assert_array_equal(pieces.ids, alone.ids)
+        np.testing.assert_array_equal(pieces.chars, alone.chars)
+    assert tokenizer.pieces_of_many([]) == []
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="half of a surrogate pair"):
+        tokenizer.pieces("the \ud800 cat")
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_do_lower_case_is_read_from_tokenizer_config_json(tmp_path, vocabulary_file, lower):
+    (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}), encoding="utf-8")
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.pieces("C").ids.tolist() == loaded.pieces("c").ids.tolist()) is lower
+    assert_same_pieces(loaded, load_tokenizer(vocabulary_file, do_lower_case=lower))
+
+
+def test_an_argument_decides_before_the_configuration(tmp_path, vocabulary_file):
+    (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
+    cased = load_tokenizer(tmp_path, do_lower_case=False)
+    assert cased.pieces("C").ids.tolist() != cased.pieces("c").ids.tolist()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", "{'é': 1}".encode("latin-1")])
+def test_a_broken_tokenizer_config_json_is_named(tmp_path, vocabulary_file, content):
+    (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json: cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("token", ["[CLS]", "[SEP]", "[PAD]"])
+def test_a_vocabulary_without_a_special_token_is_refused(tmp_path, vocabulary_file, token):
+    path = tmp_path / "vocab.txt"
+    path.write_text(vocabulary_file.read_text(encoding="utf-8").replace(f"{token}\n", "x\n"), encoding="utf-8")
+    with pytest.raises(TokenizerError) as caught:
+        load_tokenizer(path)
+    assert str(caught.value) == f"{path}: the vocabulary lacks {token}: only BERT's WordPiece is supported"
+
+
+@pytest.mark.parametrize("content", ["", "# Read me\n\nSome text.\n"])
+def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"notes\.txt: .*no WordPiece vocabulary: \[UNK\] is missing"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": "1.0"}', '{"model": {"type": "WordPiece"}}'])
+def test_a_broken_tokenizer_json_is_named(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: not a tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_a_file_in_another_encoding_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes("é".encode("latin-1"))
+    with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
+        load_tokenizer(path)
+
+
+def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="holds neither tokenizer.json nor vocab.txt"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(TokenizerError, match=r"none\.json: cannot be read"):
+        load_tokenizer(tmp_path / "none.json")
+
+
+def test_the_serialized_form_makes_the_same_tokenizer(tokenizer):
+    again = Tokenizer(tokenizer.serialized)
+    assert_same_pieces(again, tokenizer)
+    assert again.sha256 == hashlib.sha256(tokenizer.serialized.encode()).hexdigest()
+
+
+def test_a_folder_with_both_files_takes_tokenizer_json(folder, tokenizer):
+    (folder / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
+    assert load_tokenizer(folder).sha256 == tokenizer.sha256
