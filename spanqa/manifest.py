@@ -76,11 +76,13 @@ def load_manifest(folder: str | Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT or document.pop("format_version") != FORMAT_VERSION:
-            raise SettingsError(f"{path}: not a {FORMAT} of version {FORMAT_VERSION}: build the repository again")
+            raise SettingsError(f"not a {FORMAT} of version {FORMAT_VERSION}: build the repository again")
         parts: dict[str, Any] = {"windows": WindowSettings, "decode": DecodeSettings, "packing": Packing}
         return Manifest(**{key: parts[key](**value) if key in parts else value for key, value in document.items()})
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}: build the repository again") from error
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{path}: damaged ({error}): build the repository again") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def read_json(path: str | Path) -> Any:
             raw = gzip.decompress(raw)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
         return json.loads(raw.decode("utf-8-sig"))
@@ -98,6 +99,8 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
     except RecursionError as error:
         raise DataError(f"{path}: not a SQuAD file: its JSON is nested too deeply") from error
 
@@ -140,7 +143,10 @@ class _Reader:
 
 
 def _describe(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        text = "nested too deeply to show"
     kind = _NAMES.get(type(value), type(value).__name__)
     return "null" if value is None else f"{kind} ({text[:40]}{'...' if len(text) > 40 else ''})"
 

@@ -47,6 +47,7 @@ class Tokenizer:
     """
 
     def __init__(self, serialized: str) -> None:
+        from tokenizers import AddedToken
         from tokenizers import Tokenizer as Backend
 
         try:
@@ -55,6 +56,9 @@ class Tokenizer:
             raise TokenizerError(f"not a tokenizer.json: {error}") from error
         backend.no_truncation()
         backend.no_padding()
+        # Only tokens marked as special are ordinary text below: mark them all.
+        added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        backend.add_special_tokens([AddedToken(token, special=True) for token in added])
         backend.encode_special_tokens = True
         ids = {token: backend.token_to_id(token) for token in _SPECIAL}
         missing = [token for token, index in ids.items() if index is None]
@@ -126,7 +130,7 @@ def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> To
     try:
         if path.suffix == ".txt":
             lower = _lower_case_beside(path) if do_lower_case is None else do_lower_case
-            return Tokenizer(_serialized_from_vocabulary(text.splitlines(), do_lower_case=lower))
+            return Tokenizer(_serialized_from_vocabulary(text.split("\n"), do_lower_case=lower))
         return Tokenizer(text)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
@@ -138,7 +142,7 @@ def _lower_case_beside(vocabulary: Path) -> bool:
         return True
     try:
         return bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise TokenizerError(f"{config}: cannot be read: {error}") from error
 
 

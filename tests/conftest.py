@@ -8,10 +8,48 @@ from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_WORDS = (
-    "the a of in is was what who where when how many which city river bridge tower stands near old king built year "
-    "station train north south red cat sat on mat and it has two three people live there"
-).split()
+_WORDS = [
+    "the",
+    "a",
+    "of",
+    "in",
+    "is",
+    "was",
+    "what",
+    "who",
+    "where",
+    "when",
+    "how",
+    "many",
+    "which",
+    "city",
+    "river",
+    "bridge",
+    "tower",
+    "stands",
+    "near",
+    "old",
+    "king",
+    "built",
+    "year",
+    "station",
+    "train",
+    "north",
+    "south",
+    "red",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "it",
+    "has",
+    "two",
+    "three",
+    "people",
+    "live",
+    "there",
+]
 _SUFFIXES = ["##s", "##ing", "##ed", "##er"]
 _LETTERS = "".join(map(chr, [*range(ord("a"), ord("z") + 1), *range(ord("0"), ord("9") + 1)])) + "éßłαβωдяאבשعبم"
 _SIGNS = ".,;:!?()[]'\"-/%$€§"

@@ -4,6 +4,7 @@
   x ExportError: a network that cannot be exported, or whose graph is not what the contract asks for
   x OptimizationError: a graph that cannot be fused or quantized
   x ParityError: a network whose answers or logits differ too much from the checkpoint's
+  x RepositoryError: a model repository that cannot be written
 """
 
 from __future__ import annotations
@@ -25,3 +26,7 @@ class OptimizationError(BuildError):
 
 class ParityError(BuildError):
     """A built network differs more from the checkpoint than is allowed."""
+
+
+class RepositoryError(BuildError):
+    """A model repository cannot be written."""

@@ -173,11 +173,7 @@ class QAClient:
         """
         options = Options(top_n=top_n, no_answer_threshold=no_answer_threshold, max_answer_tokens=max_answer_tokens)
         check_timeout(timeout_s)
-        if type(concurrency) is not int or concurrency < 1:
-            raise InputError(f"concurrency is {concurrency!r}: give a whole number of at least 1")
-        if on_error not in ("raise", "return"):
-            raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
-
+        _check_run(concurrency, on_error)
         answers = answers_in_order(
             lambda item, stop: self._ask(*_pair(item), options, timeout_s, stop),
             items,
@@ -218,6 +214,13 @@ class QAClient:
     def _forget_threshold(self) -> None:
         # Whatever comes back after a failure may serve another model.
         self._threshold_known = False
+
+
+def _check_run(concurrency: object, on_error: object) -> None:
+    if type(concurrency) is not int or concurrency < 1:
+        raise InputError(f"concurrency is {concurrency!r}: give a whole number of at least 1")
+    if on_error not in ("raise", "return"):
+        raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
 
 
 def _pair(item: tuple[str, str]) -> tuple[str, str]:

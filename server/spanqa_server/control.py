@@ -21,8 +21,14 @@ CALL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 60.0
 BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
-CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
-"""A proxy of the environment has no business between two processes of one machine."""
+CHANNEL_OPTIONS = [
+    # A proxy of the environment has no business between two processes of one machine.
+    ("grpc.enable_http_proxy", 0),
+    # While Triton starts nothing listens; gRPC would wait ever longer between its attempts.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,7 @@ class Supervisor(threading.Thread):
                 cause = self._run_once(is_first=n_run == 0)
             finally:
                 self._process.kill()
+                shutil.rmtree(run_folder, ignore_errors=True)
             if cause is not None:
                 self._count_restart(cause)
             n_run += 1
@@ -167,16 +168,19 @@ class Supervisor(threading.Thread):
                 self.n_recoveries += watch.take_recoveries()
                 if cause:
                     return cause
-            self._drain_and_stop(control)
+            self._drain_and_stop(control, watch)
             return None
         finally:
             self._process.kill()
             watch.close()
 
-    def _drain_and_stop(self, control: Control) -> None:
+    def _drain_and_stop(self, control: Control, watch: Watch) -> None:
         names = [model.name for model in self._models]
-        is_abandoned = self.abandoned.is_set
-        timeout_s = self._settings.drain_timeout_s
-        if not drain(control, names, timeout_s=timeout_s, is_abandoned=is_abandoned):
+
+        def is_abandoned() -> bool:
+            return self.abandoned.is_set() or watch.is_entry_dead() or not self._process.is_running()
+
+        if not drain(control, names, timeout_s=self._settings.drain_timeout_s, is_abandoned=is_abandoned):
             self._report("stopped before every accepted question was answered")
+        watch.end_retired()
         self._process.stop()

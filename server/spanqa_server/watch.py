@@ -53,6 +53,16 @@ class Watch:
         n_recoveries, self._n_recoveries = self._n_recoveries, 0
         return n_recoveries
 
+    def is_entry_dead(self) -> bool:
+        """Say whether the process of a model that clients ask has died: what it had accepted is lost."""
+        return any(stub.model in ENTRIES and is_uncollected(stub.pid) for stub in self._stubs.values())
+
+    def end_retired(self) -> None:
+        """End the processes that were replaced together with a dead one: Triton would wait for them when it stops."""
+        for pid in self._retired:
+            self._process.end_stub(pid)
+        self._retired.clear()
+
     def look(self) -> str | None:
         """Look once, and mend what a reload mends.
 

@@ -11,7 +11,7 @@ from spanqa import search
 from spanqa.errors import InputError, LogitsError, SettingsError
 from spanqa.spans import DecodeSettings, decode
 from spanqa.tokenization import Pieces
-from spanqa.windows import WindowSettings, Windows, cut_windows
+from spanqa.windows import Windows, WindowSettings, cut_windows
 
 SPECIAL_IDS = (101, 102, 0)
 

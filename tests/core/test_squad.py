@@ -243,7 +243,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(written, path, plac
     ("content", "place"),
     [
         (b"", "line 1 column 1: not valid JSON"),
-        (b'{"data": [\n{"title": "a",}]}', "line 2 column 14: not valid JSON"),
+        (b'{"data": [\n{"title" 1}]}', "line 2 column 10: not valid JSON"),
         (b'{"data": []', "line 1 column 12: not valid JSON"),
         (b'{"data": []} {}', "line 1 column 14: not valid JSON: Extra data"),
     ],
@@ -260,7 +260,8 @@ def test_another_encoding_is_told_apart_from_bad_json(written, encoding):
 
 
 @pytest.mark.parametrize(
-    "document", [{"data": []}, {"data": [{"paragraphs": []}]}, {"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}]
+    "document",
+    [{"data": []}, {"data": [{"paragraphs": []}]}, {"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}],
 )
 def test_a_file_without_any_question_is_refused(written, document):
     assert_one_error(written(document), "holds no question")
@@ -289,16 +290,18 @@ def test_a_truncated_gzip_is_refused(written, cut):
     assert_one_error(path, "cannot be read")
 
 
-def test_a_damaged_gzip_is_refused(written):
-    data = gzip.compress(json.dumps(DOCUMENT).encode())
+def test_a_gzip_with_a_damaged_byte_is_read_whole_or_refused(written):
+    data = gzip.compress(json.dumps(DOCUMENT).encode(), mtime=0)
+    n_refused = 0
     for place in range(2, len(data)):
         path = written(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :], "squad.json.gz")
         try:
-            examples = read_squad(path)
-        except DataError as error:
-            assert str(error).startswith(f"{path}: ")
+            n_questions = len(read_squad(path))
+        except DataError:
+            n_refused += 1
         else:  # a byte of the header that says nothing about the content
-            assert len(examples) == 3
+            assert n_questions == 3
+    assert n_refused > len(data) - 12
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):

@@ -202,7 +202,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path, name):
 
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path):
-    with pytest.raises(TokenizerError, match="holds neither tokenizer.json nor vocab.txt"):
+    with pytest.raises(TokenizerError, match=r"holds neither tokenizer\.json nor vocab\.txt"):
         load_tokenizer(tmp_path)
     with pytest.raises(TokenizerError, match=r"none\.json: cannot be read"):
         load_tokenizer(tmp_path / "none.json")

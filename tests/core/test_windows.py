@@ -138,7 +138,13 @@ def pieces_of(n_pieces, first_id=10):
 
 @pytest.mark.parametrize(
     ("n_pieces", "expected"),
-    [(1, [(0, 1)]), (10, [(0, 10)]), (11, [(0, 10), (4, 7)]), (14, [(0, 10), (4, 10)]), (15, [(0, 10), (4, 10), (8, 7)])],
+    [
+        (1, [(0, 1)]),
+        (10, [(0, 10)]),
+        (11, [(0, 10), (4, 7)]),
+        (14, [(0, 10), (4, 10)]),
+        (15, [(0, 10), (4, 10), (8, 7)]),
+    ],
 )
 def test_doc_stride_is_the_step_not_the_overlap(n_pieces, expected):
     window_settings = WindowSettings(max_seq_length=15, doc_stride=4, max_query_length=2)
@@ -192,9 +198,9 @@ def test_each_distinct_text_is_tokenised_once(tokenizer):
 @pytest.mark.parametrize("empty", ["", " \u00a0\n", "\x00\x07", "\ufffd", "\u0301"])
 def test_a_text_without_a_word_is_named(tokenizer, empty):
     maker = WindowMaker(tokenizer, WindowSettings())
-    with pytest.raises(InputError, match="^the question holds no word"):
+    with pytest.raises(InputError, match=r"^the question holds no word"):
         maker.windows(empty, "the cat")
-    with pytest.raises(InputError, match="^the context holds no word"):
+    with pytest.raises(InputError, match=r"^the context holds no word"):
         maker.windows("the cat", empty)
 
 

@@ -111,7 +111,9 @@ def bytes_tensor(*texts: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def request_of(entry: str, question: str | bytes, context: str | bytes, **changes: Any) -> service_pb2.ModelInferRequest:
+def request_of(
+    entry: str, question: str | bytes, context: str | bytes, **changes: Any
+) -> service_pb2.ModelInferRequest:
     """Build a request of one row with all five inputs; `changes` give an input another (datatype, shape, content).
 
     None leaves an input out; a name that the contract does not know is added.

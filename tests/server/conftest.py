@@ -54,8 +54,9 @@ def answer(request):
     number = length.astype(np.float32)
     outputs = {
         "ANSWER": np.array([[str(int(row[0])).encode()] for row in length], np.object_),
-        "SCORE": number, "CHAR_START": length, "CHAR_END": length, "LOGIT": number, "NO_ANSWER_MARGIN": number,
-        "HAS_ANSWER": np.array([[not row[0].startswith(b"nothing")] for row in context]), "QUESTION_TRUNCATED": length < 0,
+        "SCORE": number, "CHAR_START": length * 0, "CHAR_END": length, "LOGIT": number, "NO_ANSWER_MARGIN": number,
+        "HAS_ANSWER": np.array([[not row[0].startswith(b"nothing")] for row in context]),
+        "QUESTION_TRUNCATED": length < 0,
     }
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
@@ -167,7 +168,7 @@ class ServeCommand:
         """Return the gRPC endpoint once it has been printed."""
         lines: list[str] = []
         while not lines or not lines[-1].startswith("  gRPC"):
-            line = self.process.stdout.readline()
+            line = self.process.stdout.readline() if self.process.stdout else ""
             if not line:
                 pytest.fail(f"`spanqa serve` ended: {self.process.communicate()}")
             lines.append(line)

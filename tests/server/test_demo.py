@@ -11,7 +11,7 @@ import pytest
 
 from spanqa.cli import main
 from spanqa.squad import read_squad
-from spanqa_server.commands.demo import shown_examples
+from spanqa_server.commands.demo import DATASET, SHOWN_IDS, shown_examples
 
 
 @pytest.fixture
@@ -32,6 +32,12 @@ def test_shown_questions_are_the_named_ones_or_spread_with_an_unanswerable_last(
     examples = read_squad(dataset)
     assert [example.id for example in shown_examples(examples, ["q2", "q1"])] == ["q2", "q1"]
     assert [example.id for example in shown_examples(examples, ["elsewhere"])] == ["q0", "q1", "q2", "q3", "q4"]
+
+
+def test_the_bundled_dataset_holds_200_questions_and_every_shown_one() -> None:
+    examples = read_squad(DATASET)
+    assert len(examples) == 200
+    assert set(SHOWN_IDS) <= {example.id for example in examples}
 
 
 def test_a_missing_dataset_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

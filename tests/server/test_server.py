@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -73,11 +72,24 @@ def test_every_model_has_a_process_and_questions_are_answered(server: Server, to
         assert tools.ask_with(client, "seven77") == "7"
 
 
+def listening_addresses(pid: int) -> list[bytes]:
+    """Return the IP addresses on which a process listens, from the kernel's tables of TCP sockets."""
+    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                # Each word of four bytes stands in the machine's order, which is little-endian here.
+                addresses.append(b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4)))
+    return addresses
+
+
 def test_nothing_listens_beyond_loopback(server: Server) -> None:
-    table = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    listening = [line.split()[3] for line in table.splitlines() if f"pid={server.triton_pid}," in line]
-    assert len(listening) == 3
-    assert all("127.0.0.1" in address for address in listening)
+    addresses = listening_addresses(server.triton_pid)
+    assert len(addresses) == 3
+    assert {address[-4:] for address in addresses} == {bytes([127, 0, 0, 1])}
 
 
 def test_strangers_cannot_load_or_unload_models(server: Server) -> None:
@@ -148,6 +160,49 @@ def test_a_server_leaves_no_process_and_no_shared_memory(repository: Path, tools
         assert len(set(tools.ours_in_shared_memory(os.getpid())) - before) == 3
     assert not any(map(tools.is_running, pids))
     assert set(tools.ours_in_shared_memory(os.getpid())) == before
+
+
+def test_an_entry_that_dies_while_the_server_stops_does_not_hold_it_up(repository: Path, tools: Any) -> None:
+    reports: list[str] = []
+    with Server(repository, report=reports.append) as server:
+        entry = pid_of(server, contract.QUESTION_ANSWERING)
+
+        def ask() -> None:
+            with (
+                grpc_client.InferenceServerClient(server.url) as client,
+                pytest.raises(InferenceServerException),
+            ):
+                tools.ask_with(client, "slow")
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.15)
+        stop = threading.Thread(target=server.stop)
+        start = time.monotonic()
+        stop.start()
+        time.sleep(0.1)
+        os.kill(entry, signal.SIGKILL)
+        stop.join()
+        thread.join()
+    assert time.monotonic() - start < 12
+    assert reports == ["stopped before every accepted question was answered"]
+
+
+def test_the_living_sibling_of_a_killed_process_does_not_hold_up_the_stop(repository: Path, tools: Any) -> None:
+    config = repository / contract.QUESTION_ANSWERING / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    with Server(repository) as server, Load(tools, server.url) as load:
+        first = [stub.pid for stub in server.stubs() if stub.model == contract.QUESTION_ANSWERING]
+        assert len(first) == 2
+        time.sleep(0.2)
+        os.kill(first[0], signal.SIGKILL)
+        tools.wait_until(lambda: server.n_recoveries, RECOVERY_S)
+        load.__exit__()
+        start = time.monotonic()
+        server.stop()
+        assert time.monotonic() - start < 7
+        assert not any(map(tools.is_running, first))
+    assert load.wrong == []
 
 
 def test_a_server_whose_process_was_killed_amid_a_request_still_stops_soon(repository: Path, tools: Any) -> None:

@@ -101,7 +101,8 @@ class Embeddings(nn.Module):
         """Embed `(batch, length)` ids into `(batch, length, hidden_size)`."""
         # Positions are a slice of the table: no Range operator in the exported graph.
         positions = self.position.weight[: input_ids.shape[1]]
-        return self.dropout(self.norm(self.word(input_ids) + self.token_type(token_type_ids) + positions))
+        # In this order the two sides of the last sum have one shape, and ONNX Runtime fuses the sum with the norm.
+        return self.dropout(self.norm(self.word(input_ids) + (self.token_type(token_type_ids) + positions)))
 
 
 class SelfAttention(nn.Module):

@@ -15,6 +15,7 @@ from spanqa_server.settings import ServerSettings
 
 WAIT_S = 0.2
 EXIT_LOST = 1
+LOOPBACK = ("127.", "localhost")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +92,8 @@ def _serve(server: Server, args: argparse.Namespace, report: Callable[[str], Non
         print(
             f"ready\n  gRPC     {server.url}\n  HTTP     {server.http_url}\n  metrics  {server.metrics_url}", flush=True
         )
+    if not server.settings.host.startswith(LOOPBACK):
+        report(f"anyone who reaches {server.settings.host} can ask: keep a firewall or a gateway in front")
     is_told = False
     while not server.wait(WAIT_S):
         if server.is_stopping and not is_told:

@@ -1,0 +1,100 @@
+"""A manifest comes back as it was written; a damaged one is named."""
+
+import json
+
+import pytest
+
+from spanqa.errors import SettingsError, SpanqaError
+from spanqa.manifest import Manifest, Packing, load_manifest, load_served_tokenizer, manifest_json
+from spanqa.spans import DecodeSettings
+from spanqa.windows import WindowSettings
+
+MANIFEST = Manifest(
+    tokenizer_sha256="ab" * 32,
+    windows=WindowSettings(max_seq_length=256, doc_stride=96, max_query_length=48),
+    decode=DecodeSettings(no_answer_threshold=-1.2345678901234567, max_answer_tokens=20, temperature=1.5),
+    packing=Packing(rows_per_call=4, tokens_per_call=1024, calls_in_flight=3),
+    max_context_bytes=1000,
+    encoder={"file": "network.onnx", "precision": "int8"},
+    model={"name": "Ωmega"},
+)
+
+
+@pytest.fixture
+def document():
+    return json.loads(manifest_json(MANIFEST))
+
+
+def write(folder, document):
+    text = document if isinstance(document, str) else json.dumps(document)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+    write(tmp_path, manifest_json(MANIFEST))
+    assert load_manifest(tmp_path) == MANIFEST
+
+
+def test_absent_settings_take_their_defaults(tmp_path, document):
+    for key in ("windows", "decode", "packing", "max_context_bytes", "encoder", "model"):
+        del document[key]
+    write(tmp_path, document)
+    assert load_manifest(tmp_path) == Manifest(tokenizer_sha256="ab" * 32)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", '"text"', "{}", '{"format": "spanqa-repository"}'])
+def test_a_damaged_file_is_named(tmp_path, text):
+    write(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"manifest\.json: .*build the repository again"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "spanqa-checkpoint"),
+        ("format_version", 2),
+        ("colour", "red"),
+        ("windows", {"max_seq_length": "long"}),
+        ("windows", {"doc_overlap": 3}),
+        ("windows", 7),
+        ("windows", {"doc_stride": 0}),
+        ("decode", {"no_answer_threshold": None}),
+        ("decode", {"temperature": 0}),
+        ("packing", {"rows_per_call": None}),
+        ("packing", {"rows_per_call": 0}),
+    ],
+)
+def test_a_value_that_cannot_be_names_the_file(tmp_path, document, key, value):
+    document[key] = value
+    write(tmp_path, document)
+    with pytest.raises(SettingsError, match=r"manifest\.json: "):
+        load_manifest(tmp_path)
+
+
+def test_a_manifest_without_its_tokenizers_hash_is_damaged(tmp_path, document):
+    del document["tokenizer_sha256"]
+    write(tmp_path, document)
+    with pytest.raises(SettingsError, match="damaged"):
+        load_manifest(tmp_path)
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"manifest\.json: cannot be read: No such file"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["rows_per_call", "tokens_per_call", "calls_in_flight"])
+def test_packing_needs_at_least_one_of_each(field):
+    with pytest.raises(SettingsError, match=f"at least 1, .*{field}=0"):
+        Packing(**{field: 0})
+
+
+def test_a_served_tokenizer_must_be_the_one_of_the_manifest(tmp_path, tokenizer):
+    (tmp_path / "tokenizer.json").write_text(tokenizer.serialized, encoding="utf-8")
+    write(tmp_path, manifest_json(Manifest(tokenizer_sha256=tokenizer.sha256)))
+    manifest, loaded = load_served_tokenizer(tmp_path)
+    assert (manifest.tokenizer_sha256, loaded.sha256) == (tokenizer.sha256, tokenizer.sha256)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.serialized + "\n", encoding="utf-8")
+    with pytest.raises(SpanqaError, match=r"tokenizer\.json: not the tokenizer that the model was built with"):
+        load_served_tokenizer(tmp_path)

@@ -1,0 +1,96 @@
+"""SIGTERM while requests are in flight: every accepted one is answered, and nothing is left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanqa import contract
+
+pytestmark = pytest.mark.triton
+N_REQUESTS = 24
+
+
+class ServeCommand:
+    """`spanqa serve` in a process of its own."""
+
+    def __init__(self, repository: Path) -> None:
+        command = [sys.executable, "-m", "spanqa.cli", "serve", "--repository", str(repository)]
+        self.process = subprocess.Popen(
+            [*command, "--grpc-port=0", "--http-port=0", "--metrics-port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        line = "unread"
+        while not line.startswith("  gRPC"):
+            line = self.process.stdout.readline()
+            if not line:
+                pytest.fail(f"`spanqa serve` ended: {self.process.communicate()}")
+        self.url = line.split()[1]
+
+    def family(self) -> list[int]:
+        """Give the process ids of Triton and its Python processes."""
+        parents = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        children = [pid for pid, parent in parents.items() if parent == self.process.pid]
+        return children + [pid for pid, parent in parents.items() if parent in children]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def serve(repository: Path) -> Iterator[ServeCommand]:
+    command = ServeCommand(repository)
+    yield command
+    if command.process.poll() is None:
+        command.process.kill()
+    command.process.communicate()
+
+
+def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
+    serve: ServeCommand, tools: Any, good: list[Any], offline: Any
+) -> None:
+    family = serve.family()
+    assert len(family) == 1 + 5
+    # The main entry gets enough to do for seconds; the ensemble's questions wait among it.
+    question, _, _ = good[0]
+    context = "\n".join(context for _, context, _ in good[:12])
+    pairs = [
+        (contract.QUESTION_ANSWERING, question, context, offline.right(question, context)),
+        *((contract.ENSEMBLE, *one) for one in good[:2]),
+    ]
+    channel, stub = tools.connect(serve.url)
+    with channel:
+        calls = []
+        for number in range(N_REQUESTS):
+            entry, question, context, right = pairs[number % 3]
+            calls.append((stub.ModelInfer.future(tools.request_of(entry, question, context), timeout=120), right))
+        time.sleep(0.5)  # over loopback all of them have arrived by then
+        is_done = [call.done() for call, _ in calls]
+        serve.process.send_signal(signal.SIGTERM)
+        responses = [call.result() for call, _ in calls]
+    assert sum(is_done) < N_REQUESTS / 2
+    for response, (_, right) in zip(responses, calls, strict=True):
+        outputs = tools.outputs_of(response)
+        text, start, end = right.places[0]
+        assert (outputs["ANSWER"], outputs["CHAR_START"], outputs["CHAR_END"]) == ([text], [start], [end])
+    assert serve.process.wait(30) == 0
+    assert not [pid for pid in family if is_running(pid)]
+    assert not list(Path("/dev/shm").glob(f"spanqa_{serve.process.pid}_*"))

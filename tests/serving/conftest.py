@@ -1,0 +1,190 @@
+"""Triton's module for Python models, faked: real tensors, requests and responses, and an encoder made of arithmetic."""
+
+import asyncio
+import importlib.util
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from spanqa import contract
+from spanqa.manifest import Manifest, Packing, manifest_json
+from spanqa.windows import WindowSettings
+
+
+class Tensor:
+    """A named array, as the backend's."""
+
+    def __init__(self, name, array):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: Triton takes arrays, got {type(array)}")
+        self._name, self._array = name, array
+
+    def name(self):
+        return self._name
+
+    def as_numpy(self):
+        return self._array
+
+
+class TritonError:
+    """An error with a code, as the backend's."""
+
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
+
+    def __init__(self, message, code=INTERNAL):
+        self._message, self._code = message, code
+
+    def message(self):
+        return self._message
+
+    def code(self):
+        return self._code
+
+
+class InferenceResponse:
+    """Tensors or an error, as the backend's."""
+
+    def __init__(self, output_tensors=(), error=None):
+        self._tensors, self._error = list(output_tensors), error
+
+    def output_tensors(self):
+        return self._tensors
+
+    def has_error(self):
+        return self._error is not None
+
+    def error(self):
+        return self._error
+
+    def arrays(self):
+        """Arrays by name."""
+        return {tensor.name(): tensor.as_numpy() for tensor in self._tensors}
+
+
+class InferenceRequest:
+    """A request from outside, or, with a model's name, one to another model."""
+
+    def __init__(self, inputs, model_name=None, requested_output_names=(), cancelled=False):
+        self._inputs, self._model, self._outputs, self.cancelled = inputs, model_name, requested_output_names, cancelled
+
+    def inputs(self):
+        return self._inputs
+
+    def is_cancelled(self):
+        return self.cancelled
+
+    async def async_exec(self):
+        await asyncio.sleep(0)
+        encoder = sys.modules["triton_python_backend_utils"].encoder
+        if (self._model, list(self._outputs)) != (contract.ENCODER, ["start_logits", "end_logits"]):
+            return InferenceResponse(error=TritonError(f"unknown model '{self._model}'", TritonError.NOT_FOUND))
+        return encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
+
+
+class Encoder:
+    """A network of arithmetic: a token's logits depend on its id, its place and the row's sum, never on other rows.
+
+    `faults` holds messages: a call whose rows hold the token id of a key fails with that message.
+    """
+
+    def __init__(self):
+        self.calls, self.faults, self.before_call = [], {}, None
+
+    def __call__(self, inputs):
+        if self.before_call:
+            self.before_call()
+        ids, mask, types = (inputs[tensor.name] for tensor in contract.ENCODER_INPUTS)
+        for array in (ids, mask, types):
+            if array.dtype != np.int32 or array.shape != ids.shape:
+                return InferenceResponse(error=TritonError(f"unexpected {array.dtype} {array.shape}"))
+        self.calls.append(ids.shape)
+        for token, message in self.faults.items():
+            if (ids == token).any():
+                return InferenceResponse(error=TritonError(message))
+        start, end = self.logits(ids, mask, types)
+        return InferenceResponse([Tensor("start_logits", start), Tensor("end_logits", end)])
+
+    def logits(self, ids, mask, types):
+        """Start and end logits `float32 (rows, length)`; padding gets values that would win if anybody read them."""
+        row = (ids * mask).sum(axis=1, keepdims=True)
+        places = np.arange(ids.shape[1])
+        start = 4 * np.sin(ids * 0.7 + places * 0.13 + row) + types
+        end = 4 * np.cos(ids * 0.3 - places * 0.29 + row) + types
+        return (np.where(mask, start, 1000.0).astype(np.float32), np.where(mask, end, 1000.0).astype(np.float32))
+
+
+@pytest.fixture
+def pb_utils(monkeypatch):
+    """The faked module, where models import it from."""
+    module = ModuleType("triton_python_backend_utils")
+    for kind in (Tensor, TritonError, InferenceResponse, InferenceRequest):
+        setattr(module, kind.__name__, kind)
+
+    def get_output_tensor_by_name(response, name):
+        return next((tensor for tensor in response.output_tensors() if tensor.name() == name), None)
+
+    module.get_output_tensor_by_name = get_output_tensor_by_name
+    module.encoder = Encoder()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+MANIFEST = {
+    "windows": WindowSettings(max_seq_length=32, doc_stride=8, max_query_length=8),
+    "packing": Packing(rows_per_call=4, tokens_per_call=96, calls_in_flight=2),
+    "max_context_bytes": 4000,
+}
+
+
+@pytest.fixture
+def repository(tmp_path, tokenizer):
+    """A repository's settings and tokenizer at their one place: small windows, so that short texts need several."""
+    folder = tmp_path / contract.QUESTION_ANSWERING / "1"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(tokenizer.serialized, encoding="utf-8")
+    manifest = Manifest(tokenizer_sha256=tokenizer.sha256, **MANIFEST)
+    (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def model(pb_utils, repository, root):
+    """Loads and initializes the model.py of a model, as the backend does."""
+    loaded = []
+
+    def load(name):
+        path = root / "model_repository" / name / "1" / "model.py"
+        spec = importlib.util.spec_from_file_location(f"served_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        instance = module.TritonPythonModel()
+        instance.initialize({"model_repository": str(repository / name), "model_version": "1", "model_name": name})
+        loaded.append(instance)
+        return instance
+
+    yield load
+    for instance in loaded:
+        if hasattr(instance, "finalize"):
+            instance.finalize()
+
+
+@pytest.fixture
+def request_of(pb_utils):
+    """Makes a request from rows of (question, context) and options."""
+    dtypes = {"TOP_N": np.int32, "NO_ANSWER_THRESHOLD": np.float32, "MAX_ANSWER_TOKENS": np.int32}
+
+    def make(*rows, cancelled=False, **options):
+        arrays = {
+            "QUESTION": np.array([[_bytes(question)] for question, _ in rows], dtype=np.object_),
+            "CONTEXT": np.array([[_bytes(context)] for _, context in rows], dtype=np.object_),
+            **{name: np.array([[v] for v in values], dtype=dtypes[name]) for name, values in options.items()},
+        }
+        return pb_utils.InferenceRequest([Tensor(*item) for item in arrays.items()], cancelled=cancelled)
+
+    return make
+
+
+def _bytes(text):
+    return text.encode() if isinstance(text, str) else text

@@ -1,0 +1,205 @@
+"""The rules of the house: who may import whom, what parses where, how long things may be, what every command has."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from spanqa.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "spanqa": ROOT / "spanqa",
+    "spanqa_training": ROOT / "training" / "spanqa_training",
+    "spanqa_build": ROOT / "build" / "spanqa_build",
+    "spanqa_client": ROOT / "client" / "spanqa_client",
+    "spanqa_server": ROOT / "server" / "spanqa_server",
+}
+MAY_IMPORT = {
+    "spanqa": {"spanqa"},
+    "spanqa_client": {"spanqa", "spanqa_client"},
+    "spanqa_server": {"spanqa", "spanqa_client", "spanqa_server"},
+    "spanqa_training": {"spanqa", "spanqa_client.metrics", "spanqa_training"},
+    "spanqa_build": {"spanqa", "spanqa_training.checkpoint", "spanqa_training.model", "spanqa_build"},
+}
+HEAVY = ["torch", "onnx", "onnxruntime", "tritonclient", "grpc", "lightning", "omegaconf", "transformers", "tqdm"]
+MODELS = sorted((ROOT / "model_repository").glob("*/1/model.py"))
+MAX_MODULE_LINES = 260
+MAX_FUNCTION_LINES = 60
+
+
+def sources(folder):
+    """Python files below a folder, caches of tools left out."""
+    return sorted(p for p in folder.rglob("*.py") if not any(part.startswith((".", "__py")) for part in p.parts))
+
+
+SOURCES = [path for folder in PACKAGES.values() for path in sources(folder)] + MODELS
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path):
+    """Full names of what a file imports anywhere in it: `from a.b import c` gives `a.b.c`."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{named(path)}:{node.lineno} imports relatively"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def within(name, allowed):
+    return any(name == one or name.startswith(f"{one}.") for one in allowed)
+
+
+def module_of(path):
+    """A source file's module name."""
+    for package, folder in PACKAGES.items():
+        if path.is_relative_to(folder):
+            parts = path.relative_to(folder).with_suffix("").parts
+            return ".".join((package, *(part for part in parts if part != "__init__")))
+    raise ValueError(path)
+
+
+def test_the_rules_have_something_to_hold():
+    assert all(sources(folder) for folder in PACKAGES.values())
+    assert [path.parents[1].name for path in MODELS] == ["encoder", "postprocess", "preprocess", "question_answering"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_the_siblings_they_may(package):
+    wrong = {
+        named(path): sorted(strangers)
+        for path in sources(PACKAGES[package])
+        if (strangers := {n for n in imports(path) if within(n, PACKAGES) and not within(n, MAY_IMPORT[package])})
+    }
+    assert not wrong
+
+
+def test_the_core_imports_only_numpy_and_tokenizers_beside_the_standard_library():
+    allowed = {"spanqa", "numpy", "tokenizers", *sys.stdlib_module_names}
+    wrong = {named(path): {n for n in imports(path) if not within(n, allowed)} for path in sources(PACKAGES["spanqa"])}
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+def test_every_module_of_the_core_imports_without_heavy_packages():
+    modules = [module_of(path) for path in sources(PACKAGES["spanqa"])]
+    code = "\n".join(
+        [
+            "import importlib, sys",
+            f"for name in {HEAVY!r}: sys.modules[name] = None",
+            f"for name in {modules!r}: importlib.import_module(name)",
+        ]
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_the_metrics_need_only_the_standard_library():
+    code = "\n".join(
+        [
+            "import sys",
+            "class Refuse:",
+            "    def find_spec(self, name, path=None, target=None):",
+            "        top = name.partition('.')[0]",
+            "        if top not in sys.stdlib_module_names and top not in ('spanqa', 'spanqa_client'):",
+            "            raise ModuleNotFoundError(f'{name} is not of the standard library', name=name)",
+            "sys.meta_path.insert(0, Refuse())",
+            "import spanqa_client.metrics",
+            "print(sorted(n for n in sys.modules if n.startswith('spanqa_client.')))",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "'spanqa_client.metrics'" in done.stdout
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.parents[1].name)
+def test_model_files_import_only_the_core_numpy_and_triton(path):
+    allowed = {"spanqa", "numpy", "triton_python_backend_utils", *sys.stdlib_module_names}
+    if path.parents[1].name == "encoder":
+        allowed.add("onnxruntime")
+    assert not {name for name in imports(path) if not within(name, allowed)}
+
+
+def test_everything_parses_as_python_3_10():
+    for path in SOURCES:
+        ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 10))
+
+
+def test_no_source_holds_an_assert():
+    found = [f"{named(p)}:{n.lineno}" for p in SOURCES for n in ast.walk(tree(p)) if isinstance(n, ast.Assert)]
+    assert not found
+
+
+def test_modules_and_functions_stay_short():
+    long_modules = {
+        named(path): n_lines
+        for path in SOURCES
+        if (n_lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_MODULE_LINES
+    }
+    long_functions = {
+        f"{named(path)}:{node.name}": n_lines
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (n_lines := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert (long_modules, long_functions) == ({}, {})
+
+
+def test_every_module_says_what_it_is_for():
+    assert not [named(path) for path in SOURCES if path.stat().st_size and not ast.get_docstring(tree(path))]
+
+
+@pytest.mark.parametrize("folder", ["build", "client", "training", "server"])
+def test_folders_of_packages_are_no_packages(folder):
+    """An `__init__.py` there would hide the package below under another name."""
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_the_wheel_holds_every_package():
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    first = lines.index("packages = [", lines.index("[tool.hatch.build.targets.wheel]"))
+    listed = [line.strip().strip('",') for line in lines[first + 1 : lines.index("]", first)]]
+    assert sorted(listed) == sorted(named(folder) for folder in PACKAGES.values())
+    for folder in PACKAGES.values():
+        assert (folder / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_with_help(name, capsys, monkeypatch):
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    assert ast.get_docstring(tree(Path(module.__file__)))
+    from spanqa.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: spanqa {name} ")
+    assert command.help[1:] in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_named_in_the_readme(name):
+    assert f"spanqa {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_extra_that_a_command_names_is_defined():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for command in COMMANDS.values():
+        assert f"\n{command.extra} = [" in text
