@@ -23,8 +23,13 @@ MAY_IMPORT = {
     "spanqa": {"spanqa"},
     "spanqa_client": {"spanqa", "spanqa_client"},
     "spanqa_server": {"spanqa", "spanqa_client", "spanqa_server"},
-    "spanqa_training": {"spanqa", "spanqa_client.metrics", "spanqa_training"},
-    "spanqa_build": {"spanqa", "spanqa_training.checkpoint", "spanqa_training.model", "spanqa_build"},
+    # The scoring modules are standard library only; evaluation is what the build's accuracy gate is made of.
+    "spanqa_training": {
+        "spanqa",
+        *(f"spanqa_client.{m}" for m in ("metrics", "thresholds", "intervals")),
+        "spanqa_training",
+    },
+    "spanqa_build": {"spanqa", *(f"spanqa_training.{m}" for m in ("checkpoint", "model", "evaluate")), "spanqa_build"},
 }
 HEAVY = ["torch", "onnx", "onnxruntime", "tritonclient", "grpc", "lightning", "omegaconf", "transformers", "tqdm"]
 MODELS = sorted((ROOT / "model_repository").glob("*/1/model.py"))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from spanqa import contract
+from spanqa.folder_swap import replace_folder
 from spanqa.manifest import MANIFEST_FILE, Manifest, Packing, manifest_json
 from spanqa.spans import DecodeSettings
 from spanqa.tokenization import TOKENIZER_FILE
 from spanqa_build.configs import config_texts
 from spanqa_build.errors import RepositoryError
 from spanqa_training.checkpoint import Checkpoint
-from spanqa_training.folder_swap import replace_folder
 
 NETWORK_FILE = "network.onnx"
 VERSION = "1"

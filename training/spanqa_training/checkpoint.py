@@ -14,10 +14,10 @@ import torch
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.errors import SpanqaError
+from spanqa.folder_swap import readable_folder, replace_folder
 from spanqa.tokenization import TOKENIZER_FILE, Tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.errors import CheckpointError
-from spanqa_training.folder_swap import readable_folder, replace_folder
 from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.weights_file import read_model, write_weights
 
