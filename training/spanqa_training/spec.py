@@ -135,9 +135,8 @@ class Spec:
         check(bool(data.file), "training_ds.file", "a file or a list of files", data.file)
         for key, dataset in (("training_ds", data), ("validation_ds", self.validation_ds)):
             check(dataset.batch_size >= 1, f"{key}.batch_size", "at least 1", dataset.batch_size)
-            check(
-                dataset.num_samples == -1 or dataset.num_samples > 0, f"{key}.num_samples", "-1 or above 0", "0 or less"
-            )
+            n_samples = dataset.num_samples
+            check(n_samples == -1 or n_samples > 0, f"{key}.num_samples", "-1 or above 0", n_samples)
         check(bool(self.restore_from), "restore_from", "a checkpoint folder (or give -m)", self.restore_from)
         self.window_settings()
 

@@ -32,7 +32,13 @@ class TritonPythonModel:
         jobs = [_Job(request) for request in requests]
         for job in jobs:
             job.guard(lambda job=job: job.read(self._manifest))
-        pieces = self._maker.pieces(text for job in jobs for row in job.rows for text in (row.question, row.context))
+        pieces: dict[str, Pieces] = {}
+        texts = [text for job in jobs for row in job.rows for text in (row.question, row.context)]
+        try:
+            pieces = self._maker.pieces(texts)
+        except Exception as error:  # not seen with valid UTF-8; were it to happen, no request may hang for it
+            for job in jobs:
+                job.fail(error)
         for job in jobs:
             job.guard(lambda job=job: job.cut(self._maker, pieces))
         sound = [job for job in jobs if job.error is None]

@@ -1,0 +1,41 @@
+"""A tiny untrained checkpoint with the real tokenizer, and real questions to train it on."""
+
+import pytest
+import torch
+
+from spanqa.squad import read_squad
+from spanqa.windows import WindowSettings
+from spanqa_training.checkpoint import Checkpoint, save_checkpoint
+from spanqa_training.commands.negatives import write_squad
+from spanqa_training.model import EncoderConfig, SpanModel
+
+
+@pytest.fixture(scope="session")
+def real_questions(root):
+    return read_squad(root / "data" / "heldout200.json")
+
+
+@pytest.fixture(scope="session")
+def fifty_questions(real_questions, tmp_path_factory):
+    """A SQuAD file of 50 real questions about 13 passages."""
+    path = tmp_path_factory.mktemp("questions") / "fifty.json"
+    write_squad(real_questions[:50], path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(root, tmp_path_factory):
+    """Two layers of 96, random weights."""
+    torch.manual_seed(0)
+    tokenizer_json = (root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json").read_text(
+        encoding="utf-8"
+    )
+    config = EncoderConfig(
+        vocab_size=30522, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192, max_positions=256
+    )
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    checkpoint = Checkpoint(
+        encoder=config, tokenizer_json=tokenizer_json, windows=WindowSettings(max_seq_length=256, doc_stride=128)
+    )
+    save_checkpoint(checkpoint, SpanModel(config), folder)
+    return folder
