@@ -18,6 +18,7 @@ from spanqa.windows import WindowSettings
 from spanqa_training.errors import SpecError
 
 PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+DTYPES = ("float32", "float16")
 SCHEDULES = ("WarmupAnnealing", "CosineAnnealing")
 
 
@@ -35,6 +36,8 @@ class TrainerSpec:
     """Batches summed before each step of the optimiser."""
     seed: int = 42
     """Seeds the batch order, dropout and a fresh head."""
+    checkpoint_dtype: str = "float32"
+    """float32, or float16 for half the size; the model is rounded before it is validated."""
     save_every_s: float = 120.0
     """Seconds between two saves of the state that an interrupted run resumes from."""
 
@@ -119,6 +122,12 @@ class Spec:
         trainer, optim, data = self.trainer, self.optim, self.training_ds
         check(trainer.max_epochs >= 1, "trainer.max_epochs", "at least 1", trainer.max_epochs)
         check(trainer.precision in PRECISIONS, "trainer.precision", "32, 16 or bf16", trainer.precision)
+        check(
+            trainer.checkpoint_dtype in DTYPES,
+            "trainer.checkpoint_dtype",
+            " or ".join(DTYPES),
+            trainer.checkpoint_dtype,
+        )
         check(trainer.gradient_clip_val >= 0, "trainer.gradient_clip_val", "at least 0", trainer.gradient_clip_val)
         check(
             trainer.accumulate_grad_batches >= 1,

@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if not finished:
         print(f"interrupted: the same command resumes from {results / 'state'}", file=sys.stderr)
         return INTERRUPTED
+    if spec.trainer.checkpoint_dtype == "float16":
+        # Rounded now: the threshold and the scores are those of the weights that are stored.
+        model.half().float()
     checkpoint = _validated(checkpoint, model, maker, spec, args.quiet)
     checkpoint = dataclasses.replace(
         checkpoint,
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         },
     )
     target = results / "checkpoints" / TRAINED_MODEL
-    save_checkpoint(checkpoint, model, target)
+    save_checkpoint(checkpoint, model, target, dtype=spec.trainer.checkpoint_dtype)
     print(target)
     return 0
 
