@@ -1,4 +1,4 @@
-"""What the benchmarks share: the held-out questions, the repository, the machine's name, and how results are printed."""
+"""What the benchmarks share: held-out questions, the repository, the machine's name, and how results are printed."""
 
 from __future__ import annotations
 

@@ -141,9 +141,7 @@ def _ask(client: QAClient, examples: Sequence[Example]) -> Iterable[Said | None]
             raise answer
 
 
-def compare(
-    checkpoint_folder: Path, repository: Path, examples: Sequence[Example], *, quiet: bool
-) -> list[Difference]:
+def compare(checkpoint_folder: Path, repository: Path, examples: Sequence[Example], *, quiet: bool) -> list[Difference]:
     """Ask every stage every question and count what differs from torch."""
     checkpoint, model = load_checkpoint(checkpoint_folder)
     model.eval()
@@ -166,9 +164,7 @@ def compare(
         stages["Triton's encoder"] = offline("Triton's encoder", _encoder_of(server.url))
         for entry in (contract.QUESTION_ANSWERING, contract.ENSEMBLE):
             with QAClient(server.url, model_name=entry) as client:
-                answers = tqdm(
-                    _ask(client, examples), total=len(examples), desc=entry, disable=True if quiet else None
-                )
+                answers = tqdm(_ask(client, examples), total=len(examples), desc=entry, disable=True if quiet else None)
                 stages[entry] = list(answers)
     differences = []
     for name, said in stages.items():

@@ -39,7 +39,7 @@ BAD_TEXTS: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("word".encode("utf-16"), r"{name} is not valid UTF-8"),
     "5 MB": (b"word " * 1_000_000, r"{name} has 5,000,000 bytes, at most 2,000,000 are allowed"),
 }
-BAD_OPTIONS = {
+BAD_OPTIONS: dict[str, list[tuple[float, str]]] = {
     "TOP_N": [(value, r"TOP_N must be from 1 to 64, got -?\d+") for value in (0, -1, 65, 10**6, -(2**31))],
     "NO_ANSWER_THRESHOLD": [(float("nan"), "NO_ANSWER_THRESHOLD is not a number")],
     "MAX_ANSWER_TOKENS": [
@@ -145,12 +145,15 @@ def _shape_changes(tools: Any) -> dict[str, dict[str, Any]]:
         "CONTEXT missing": {"CONTEXT": None},
         "both texts missing": {"QUESTION": None, "CONTEXT": None},
         "an unknown input": {"LANGUAGE": ("BYTES", [1, 1], tools.bytes_tensor(b"en"))},
-        "a text longer than its content": {"CONTEXT": ("BYTES", [1, 1], struct.pack("<I", 1000) + b"short")},
         "a text without its length": {"CONTEXT": ("BYTES", [1, 1], b"ab")},
         "two texts for one row": {"CONTEXT": ("BYTES", [1, 1], context * 2)},
         "no content": {"CONTEXT": ("BYTES", [1, 1], b"")},
         "TOP_N of three bytes": {"TOP_N": ("INT32", [1, 1], b"\1\0\0")},
     }
+
+
+# Triton looks into these bytes only once it has made a batch of them, and then refuses the whole batch.
+CUT_OFF_TEXT = {"CONTEXT": ("BYTES", [1, 1], struct.pack("<I", 1000) + b"short")}
 
 
 def _shape_cases(tools: Any, entry: str) -> list[Case]:
@@ -320,3 +323,24 @@ def test_good_questions_share_batches_with_bad_ones_and_are_answered(
     n_batches = after.execution_count - before.execution_count
     n_requests = len(calls) + len(busy)
     assert n_batches < n_requests / 2
+
+
+def test_a_text_cut_off_by_its_sender_is_refused_and_the_clients_questions_beside_it_are_answered(
+    server: Server, tools: Any, good: list[Any]
+) -> None:
+    channel, stub = tools.connect(server.url)
+
+    def asking(client: QAClient) -> Callable[[int], None]:
+        def ask(n_asked: int) -> None:
+            question, context, right = good[n_asked % len(good)]
+            right.require_answer(client.ask(question, context, timeout_s=60))
+
+        return ask
+
+    with channel, QAClient(server.url) as client, tools.Asking([asking(client) for _ in range(6)]):
+        for _ in range(20):
+            request = tools.request_of(contract.QUESTION_ANSWERING, QUESTION, CONTEXT, **CUT_OFF_TEXT)
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.ModelInfer(request, timeout=60)
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "incomplete string data" in refused.value.details()

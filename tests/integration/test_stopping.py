@@ -31,7 +31,7 @@ class ServeCommand:
         )
         line = "unread"
         while not line.startswith("  gRPC"):
-            line = self.process.stdout.readline()
+            line = self.process.stdout.readline() if self.process.stdout else ""
             if not line:
                 pytest.fail(f"`spanqa serve` ended: {self.process.communicate()}")
         self.url = line.split()[1]

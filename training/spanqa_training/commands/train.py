@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
         checkpoint,
         provenance={
             **checkpoint.provenance,
-            "trained_on": [*checkpoint.provenance.get("trained_on", []), *map(str, spec.training_ds.file)],
+            "trained_on": [
+                *checkpoint.provenance.get("trained_on", []),
+                *(Path(file).name for file in spec.training_ds.file),
+            ],
             "n_questions": len(examples),
             "epochs": log,
         },
@@ -105,7 +108,7 @@ def _validated(checkpoint: Checkpoint, model: SpanModel, maker: WindowMaker, spe
     threshold = evaluation.tuned_threshold()
     metrics = {
         "validation": {
-            "files": list(map(str, spec.validation_ds.file)),
+            "files": [Path(file).name for file in spec.validation_ds.file],
             "threshold_0": evaluation.scores(0.0),
             "tuned_threshold": evaluation.scores(threshold),
             "forced_answerable": dict(evaluation.forced_scores()),
