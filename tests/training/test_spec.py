@@ -6,7 +6,8 @@ import pytest
 
 from spanqa_training.errors import SpecError
 from spanqa_training.loop import learning_rate_factor
-from spanqa_training.spec import ScheduleSpec, load_spec, spec_yaml
+from spanqa_training.spec import ScheduleSpec
+from spanqa_training.spec_file import load_spec, spec_yaml
 
 MINIMAL = "restore_from: base\ntraining_ds:\n  file: train.json\n"
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from spanqa_training.data import LabelledBatch, LabelledWindow, batch_order, batches
 from spanqa_training.errors import RunError
 from spanqa_training.model import SpanModel
-from spanqa_training.spec import PRECISIONS, OptimSpec, ScheduleSpec, Spec, spec_yaml
+from spanqa_training.spec import PRECISIONS, OptimSpec, ScheduleSpec, Spec
+from spanqa_training.spec_file import spec_yaml
 from spanqa_training.state import RunState, load_state, restore_rng, rng_state, save_state
 
 

@@ -19,7 +19,8 @@ from spanqa_training.data import labelled_windows, read_examples
 from spanqa_training.evaluate import Evaluation, evaluate, network_from_model
 from spanqa_training.loop import EpochEnd, Trainer
 from spanqa_training.model import SpanModel
-from spanqa_training.spec import Spec, load_spec, spec_yaml
+from spanqa_training.spec import Spec
+from spanqa_training.spec_file import load_spec, spec_yaml
 
 TRAINED_MODEL = "trained-model"
 INTERRUPTED = 130
