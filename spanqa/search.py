@@ -147,13 +147,18 @@ def _grid(
 def _best_cells(grid: NDArray[np.float32], chars: NDArray[np.int32], first: int, n_best: int) -> Candidates:
     """The best cells of a grid whose cells are all distinct character spans."""
     if n_best == 1:
-        cells = np.array([grid.argmax()])
-    else:
-        # Each of the n best rows holds a cell at least as good as the n-th best row's, so no better cell is lost.
-        row_best = grid.max(axis=1)
-        nth = max(0, len(row_best) - n_best)
-        floor = np.partition(row_best, nth)[nth]
-        cells = np.flatnonzero(~(grid < floor))
+        # The first of equals in a row-wise walk starts first and ends first: the order that `best` gives. It is
+        # reachable, as every piece alone is a span.
+        start, extra = divmod(int(grid.argmax()), grid.shape[1])
+        token = first + start
+        return Candidates(
+            grid[start : start + 1, extra], chars[token : token + 1, 0], chars[token + extra : token + extra + 1, 1]
+        )
+    # Each of the n best rows holds a cell at least as good as the n-th best row's, so no better cell is lost.
+    row_best = grid.max(axis=1)
+    nth = max(0, len(row_best) - n_best)
+    floor = np.partition(row_best, nth)[nth]
+    cells = np.flatnonzero(grid >= floor)
     token_starts, extra = np.divmod(cells, grid.shape[1])
     token_starts += first
     logit = grid.reshape(-1)[cells]

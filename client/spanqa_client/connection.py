@@ -130,6 +130,9 @@ class Connection:
             return self._answered  # the model is being loaded again
         if code == grpc.StatusCode.INTERNAL:
             return "stub" in details or "not healthy" in details or "rst_stream" in details
+        if code == grpc.StatusCode.INVALID_ARGUMENT:
+            # Triton fails a whole batch for one text that its sender cut off; this client never sends such a one.
+            return "incomplete string data" in details
         return code == grpc.StatusCode.UNKNOWN and "stream removed" in details  # a connection lost halfway
 
     def _our_error(self, error: grpc.RpcError, timeout_s: float) -> ClientError:
