@@ -149,10 +149,10 @@ def _best_cells(grid: NDArray[np.float32], chars: NDArray[np.int32], first: int,
     if n_best == 1:
         # The first of equals in a row-wise walk starts first and ends first: the order that `best` gives. It is
         # reachable, as every piece alone is a span.
-        start, extra = divmod(int(grid.argmax()), grid.shape[1])
+        start, n_more = divmod(int(grid.argmax()), grid.shape[1])
         token = first + start
         return Candidates(
-            grid[start : start + 1, extra], chars[token : token + 1, 0], chars[token + extra : token + extra + 1, 1]
+            grid[start : start + 1, n_more], chars[token : token + 1, 0], chars[token + n_more : token + n_more + 1, 1]
         )
     # Each of the n best rows holds a cell at least as good as the n-th best row's, so no better cell is lost.
     row_best = grid.max(axis=1)
