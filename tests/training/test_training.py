@@ -15,7 +15,7 @@ from spanqa_training.state import load_state
 
 SPEC = """\
 restore_from: ???
-trainer: {max_epochs: 40, seed: 1, save_every_s: 0.2}
+trainer: {max_epochs: 40, seed: 1}
 model: {dataset: {max_seq_length: 256, doc_stride: 128}}
 training_ds: {file: '???', batch_size: 10}
 validation_ds: {file: '???'}
@@ -50,7 +50,7 @@ def test_training_on_fifty_real_questions_overfits_them(train, tmp_path):
 
 
 def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path):
-    short = ["trainer.max_epochs=6", "optim.lr=1e-3"]
+    short = ["trainer.max_epochs=6", "optim.lr=1e-3", "trainer.save_every_s=0.2"]
     assert main(train(tmp_path / "whole", *short)) == 0
     killed = train(tmp_path / "killed", *short)
     state = tmp_path / "killed" / "state" / "state.pt"
