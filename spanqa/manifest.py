@@ -48,7 +48,7 @@ class Manifest:
         packing: How windows are grouped into encoder calls.
         max_context_bytes: Longest context accepted, in UTF-8 bytes.
         encoder: The network: its file, precision, SHA-256, and what else the build recorded.
-        model: The checkpoint's provenance.
+        model: The checkpoint's name and provenance.
     """
 
     tokenizer_sha256: str

@@ -67,7 +67,7 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network, *, name: 
             "sha256": hashlib.sha256(network.path.read_bytes()).hexdigest(),
             **network.facts,
         },
-        model={"name": name, **checkpoint.provenance},
+        model={"name": name, "provenance": checkpoint.provenance},
     )
 
 

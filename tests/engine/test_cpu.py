@@ -13,13 +13,9 @@ import torch
 
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import Batch, WindowMaker, WindowSettings, batch_windows
-from spanqa_build.cpu import (
-    INT8_ROWS_PER_CALL,
-    cpu_networks_from_checkpoint,
-    fused_from_onnx,
-    int8_from_fused,
-)
+from spanqa_build.cpu import cpu_networks_from_checkpoint, fused_from_onnx, int8_from_fused
 from spanqa_build.errors import OptimizationError, ParityError
+from spanqa_build.int8 import ACTIVATION_LEVELS, WEIGHT_LEVELS
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.parity import compare, question_logits, run_onnx, run_torch, session_from_onnx
 from spanqa_training.checkpoint import Checkpoint, save_checkpoint
@@ -36,6 +32,15 @@ PAIRS = [
     ("Why a mason?", CONTEXT[40:200]),
 ]
 FAMILIES = {"bert": {"layer_norm": "post"}, "megatron-bert": {"layer_norm": "pre", "layer_norm_eps": 1e-5}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Small products only: threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -97,10 +102,11 @@ def all_rows(checkpoint):
     return [(windows, index) for windows in windows_of(checkpoint) for index in range(len(windows))]
 
 
-def test_a_window_has_the_same_float32_logits_alone_and_in_any_batch(built):
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_window_has_the_same_logits_alone_and_in_any_batch(built, precision):
     """Neighbours and padding, within the batch and to a longer bucket, change nothing beyond 1e-4."""
     checkpoint, _, networks = built
-    network = session(networks.float32)
+    network = session(getattr(networks, precision))
     rows = all_rows(checkpoint)
     for order, length in ((rows, None), (rows[::-1], 64)):
         together = run_onnx(network, batch_windows(order, length=length))
@@ -111,7 +117,6 @@ def test_a_window_has_the_same_float32_logits_alone_and_in_any_batch(built):
 
 def test_a_window_has_bitwise_the_same_int8_logits_in_any_order_and_on_any_threads(built):
     checkpoint, _, networks = built
-    assert INT8_ROWS_PER_CALL == 1
     rows = all_rows(checkpoint)
     expected = [run_onnx(session(networks.int8), batch_windows([row])) for row in rows]
     for threads in (1, 2):
@@ -142,10 +147,11 @@ def test_every_layer_is_fused_and_every_product_but_the_head_quantized(built):
     checkpoint, _, networks = built
     layers = checkpoint.encoder.num_layers
     fused, quantized = operators(networks.float32), operators(networks.int8)
-    assert fused["Attention"] == quantized["QAttention"] == layers
+    assert fused["Attention"] == quantized["MultiHeadAttention"] == layers
     assert fused["BiasGelu"] == layers
-    assert fused["Softmax"] == fused["Erf"] == fused["Div"] == 0
-    assert quantized["MatMulInteger"] == 3 * layers
+    assert fused["LayerNormalization"] == 2 * layers + 1
+    assert fused["Softmax"] == fused["Erf"] == fused["SkipLayerNormalization"] == 0
+    assert quantized["MatMulInteger"] == 4 * layers
     assert quantized["MatMul"] == 1
 
 
@@ -165,16 +171,26 @@ def test_embeddings_are_stored_as_float16_only_where_nothing_is_lost(built, tmp_
     assert np.array_equal(word_table(tmp_path / "fused.onnx"), other.embeddings.word.weight.detach().numpy())
 
 
-def test_int8_weights_keep_to_seven_bits(built):
-    """So that no processor overflows the 16-bit sums of two products."""
+def test_no_processor_overflows_the_sum_of_two_products(built):
+    """Processors without VNNI add two products in 16 bits."""
     _, _, networks = built
     weights = [
         onnx.numpy_helper.to_array(tensor)
         for tensor in onnx.load(networks.int8).graph.initializer
-        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
+        if tensor.data_type == onnx.TensorProto.INT8
     ]
     assert len(weights) == 4 * 3
-    assert all(abs(weight.astype(int)).max() <= 64 for weight in weights)
+    largest = max(abs(weight.astype(int)).max() for weight in weights)
+    assert largest == WEIGHT_LEVELS
+    assert 2 * largest * ACTIVATION_LEVELS < 2**15
+
+
+def test_int8_weights_replace_the_float32_ones(built):
+    _, _, networks = built
+    graph = onnx.load(networks.int8).graph
+    large = {t.name: t.data_type for t in graph.initializer if len(t.dims) == 2 and t.dims[1] >= 64}
+    assert large.pop("embeddings.position.weight") == onnx.TensorProto.FLOAT
+    assert set(large.values()) == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16}
 
 
 def test_a_graph_whose_layers_are_not_all_recognised_is_refused(tmp_path):
@@ -196,15 +212,12 @@ def test_the_tanh_activation_is_fused_too(built, tmp_path):
     parity.require(max_difference=1e-4)
 
 
-def test_a_graph_that_is_no_span_network_is_not_quantized(built, tmp_path):
-    _, _, networks = built
-    network = onnx.load(networks.float32)
-    for tensor in network.graph.initializer:
-        if len(tensor.dims) == 2 and tensor.dims[1] == 2:
-            tensor.name = "other"
-    onnx.save(network, tmp_path / "broken.onnx")
-    with pytest.raises(OptimizationError, match="0 products give two values a token"):
-        int8_from_fused(tmp_path / "broken.onnx", tmp_path / "int8.onnx")
+def test_an_unfused_graph_is_not_quantized(built, tmp_path):
+    _, model, _ = built
+    onnx_from_model(model, tmp_path / "plain.onnx")
+    with pytest.raises(OptimizationError, match=r"matrix products were quantized .* give a graph by fused_from_onnx"):
+        int8_from_fused(tmp_path / "plain.onnx", tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()
 
 
 def test_a_file_that_is_no_network_is_one_sentence(tmp_path):

@@ -15,6 +15,15 @@ from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_training.model import EncoderConfig, SpanModel
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Small products only: threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def small_model(**changes):
     sizes = {"vocab_size": 60, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
     torch.manual_seed(2)
