@@ -25,9 +25,16 @@ def filler(tools: Any) -> list[str]:
 
 
 def document_ending_with(fact: str, filler: list[str], n_words: int) -> str:
-    """Real paragraphs up to a number of words, the last of them `fact`."""
-    words = " \n".join(paragraph for paragraph in filler if paragraph != fact).split(" ")
-    return " ".join([*words[: n_words - len(fact.split(" "))], fact])
+    """Real paragraphs of at least so many words, then `fact`."""
+    taken: list[str] = []
+    n_taken = 0
+    for paragraph in filler:
+        if n_taken >= n_words:
+            break
+        if paragraph != fact:
+            taken.append(paragraph)
+            n_taken += len(paragraph.split())
+    return " \n".join([*taken, fact])
 
 
 @pytest.fixture(scope="module")
