@@ -53,8 +53,8 @@ def asked(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with Server(args.repository) as server, QAClient(server.url) as client:
         fact, alone = _known_fact(client)
-        words = " \n".join(paragraph for paragraph in paragraphs if paragraph != fact.context).split(" ")
-        document = " ".join([*words[: args.words - len(fact.context.split(" "))], fact.context])
+        words = " \n".join(paragraph for paragraph in paragraphs if paragraph != fact.context).split()
+        document = " ".join([*words[: args.words - len(fact.context.split())], fact.context])
         at = len(document) - len(fact.context)
         for number in tqdm(range(args.times), unit="time", disable=True if args.quiet else None):
             began = time.perf_counter()

@@ -154,6 +154,11 @@ def backends_in(folder: Path, triton: Triton) -> Path:
     return python.parent
 
 
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""glibc's settings for Triton and its stubs: with an arena for each thread and thresholds that adapt, every thread that
+meets a long document would keep the memory that it took; so what one has given back serves the next."""
+
+
 def variables_for(folder: Path, triton: Triton) -> dict[str, str]:
     """Return Triton's environment variables; libpython alone is linked into a private folder of the library path.
 
@@ -168,4 +173,6 @@ def variables_for(folder: Path, triton: Triton) -> dict[str, str]:
     variables["LD_LIBRARY_PATH"] = f"{own}:{inherited}" if inherited else own
     # The Python inside the stub takes its packages from the first python3 of PATH.
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
+    for name, value in ALLOCATOR.items():
+        variables.setdefault(name, value)
     return variables

@@ -1,6 +1,5 @@
 """The repository's own model files: each request is answered for itself, whatever its neighbours hold."""
 
-import asyncio
 import re
 
 import numpy as np
@@ -19,7 +18,8 @@ CITY = "two people live there in the old city"
 def ask(model):
     """Sends requests to the main entry, as one batch."""
     main = model(contract.QUESTION_ANSWERING)
-    return lambda *requests: asyncio.run(main.execute(list(requests)))
+    yield lambda *requests: main.execute(list(requests))
+    main.finalize()
 
 
 @pytest.fixture

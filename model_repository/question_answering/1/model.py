@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._manifest, tokenizer = load_served_tokenizer(folder)
         self._maker = WindowMaker(tokenizer, self._manifest.windows)
+        self._pool = ThreadPoolExecutor(self._manifest.packing.calls_in_flight)
 
-    async def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests, in order; a fault of one is its own."""
         jobs = [_Job(request) for request in requests]
         for job in jobs:
@@ -43,34 +44,40 @@ class TritonPythonModel:
             job.guard(lambda job=job: job.cut(self._maker, pieces))
         sound = [job for job in jobs if job.error is None]
         if sound:
-            await self._route(sound)
+            self._route(sound)
         for job in sound:
             job.guard(lambda job=job: job.answer(self._manifest))
         return [job.response() for job in jobs]
 
-    async def _route(self, jobs: list[_Job]) -> None:
+    def finalize(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def _route(self, jobs: list[_Job]) -> None:
         """Run the windows of all jobs through the encoder; a failing call fails the jobs with windows in it."""
         owners = [(job, row) for job in jobs for row in range(len(job.windows))]
         logits = Logits([job.windows[row] for job, row in owners])
         for place, (job, _) in enumerate(owners):
             job.places.append(place)
             job.logits = logits
-        slots = asyncio.Semaphore(self._manifest.packing.calls_in_flight)
 
-        async def run(call: Call) -> None:
-            async with slots:
-                concerned = {id(owners[place][0]): owners[place][0] for place, _ in call.rows}.values()
+        def run(call: Call) -> None:
+            concerned = {id(owners[place][0]): owners[place][0] for place, _ in call.rows}.values()
+            for job in concerned:
+                job.guard(job.check_cancelled)
+            if all(job.error for job in concerned):
+                return
+            try:
+                _encode(logits, call)
+            except Exception as error:  # every fault is told to whom it concerns
                 for job in concerned:
-                    job.guard(job.check_cancelled)
-                if all(job.error for job in concerned):
-                    return
-                try:
-                    await _encode(logits, call)
-                except Exception as error:  # every fault is told to whom it concerns
-                    for job in concerned:
-                        job.fail(error)
+                    job.fail(error)
 
-        await asyncio.gather(*map(run, packed_calls([job.windows[row] for job, row in owners], self._manifest.packing)))
+        calls = packed_calls([job.windows[row] for job, row in owners], self._manifest.packing)
+        if len(calls) == 1:
+            run(calls[0])  # most often: no thread to wake, which a question asked alone would feel
+        else:
+            list(self._pool.map(run, calls))
 
 
 class _Job:
@@ -133,7 +140,7 @@ class _Job:
         return pb_utils.InferenceResponse(output_tensors=self._tensors)
 
 
-async def _encode(logits: Logits, call: Call) -> None:
+def _encode(logits: Logits, call: Call) -> None:
     batch = logits.batch(call)
     arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
     request = pb_utils.InferenceRequest(
@@ -143,7 +150,7 @@ async def _encode(logits: Logits, call: Call) -> None:
             pb_utils.Tensor(tensor.name, array) for tensor, array in zip(contract.ENCODER_INPUTS, arrays, strict=True)
         ],
     )
-    response = await request.async_exec()
+    response = request.exec()
     if response.has_error():
         message = response.error().message()
         raise EncoderError(message, outage=is_outage(message))
