@@ -12,10 +12,14 @@ from spanqa import contract
 from spanqa.errors import InputError
 from spanqa.guard import CancelledError, EncoderError, error_response, is_outage
 from spanqa.manifest import Manifest, load_served_tokenizer
+from spanqa.memory import release_free_memory
 from spanqa.routing import Call, Logits, packed_calls
 from spanqa.tokenization import Pieces
 from spanqa.windows import WindowMaker, Windows
 from spanqa.wire import Question, decode_question, named_row, read_questions, response_tensors
+
+MANY_WINDOWS = 128
+"""Windows of a batch from which on its memory is worth giving back: it takes milliseconds, their encoding seconds."""
 
 
 class TritonPythonModel:
@@ -47,7 +51,14 @@ class TritonPythonModel:
             self._route(sound)
         for job in sound:
             job.guard(lambda job=job: job.answer(self._manifest))
-        return [job.response() for job in jobs]
+        responses = [job.response() for job in jobs]
+        if sum(len(windows) for job in jobs for windows in job.windows) > MANY_WINDOWS:
+            jobs.clear()
+            sound.clear()
+            pieces.clear()
+            texts.clear()
+            release_free_memory()
+        return responses
 
     def finalize(self) -> None:
         """End the threads."""

@@ -1,0 +1,24 @@
+"""Memory given back is really given back."""
+
+import subprocess
+import sys
+
+CODE = """
+from pathlib import Path
+from spanqa.memory import release_free_memory
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+blocks = [b"%d" % number * 30_000 for number in range(600)]
+keep = blocks[-1]
+before = resident_mib()
+del blocks
+release_free_memory()
+print(before - resident_mib())
+"""
+
+
+def test_what_is_free_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 40
