@@ -1,199 +1,191 @@
-"""SQuAD 1.1 and 2.0 files as examples, or one sentence on what is wrong with a file and where."""
+"""SQuAD 1.1 and 2.0 files, and JSON Lines of their questions, as examples; or one sentence on what is wrong where."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spanqa.errors import DataError
+from spanqa.examples import (
+    Example,
+    GoldAnswer,
+    OnDefect,
+    PlacedExample,
+    check_is_impossible,
+    checked_answer,
+    checked_examples,
+    checked_question,
+)
+from spanqa.json_fields import Fields
+from spanqa.json_stream import JsonStream, read_json, text_chunks
+from spanqa.jsonl import examples_from_rows, is_json_lines, rows_from_lines
 
-_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "true or false"}
+__all__ = ["Example", "GoldAnswer", "iter_examples", "iter_placed_examples", "read_json", "read_squad"]
 
-
-@dataclass(frozen=True, slots=True)
-class GoldAnswer:
-    """One annotator's answer: its text, and its offset in the context in code points."""
-
-    text: str
-    char_start: int
-
-    @property
-    def char_end(self) -> int:
-        """End of the answer in the context, exclusive."""
-        return self.char_start + len(self.text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One question about one context.
-
-    Args:
-        id: The question's id, unique in its file.
-        question: The question as written.
-        context: The paragraph as written.
-        title: The article's title; empty where the file gives none.
-        answers: Gold answers; none for an unanswerable question.
-        paragraph: Index of the paragraph in its file, counted over all articles.
-    """
-
-    id: str
-    question: str
-    context: str
-    title: str
-    answers: tuple[GoldAnswer, ...]
-    paragraph: int
+_SHOWN_ITEMS = 40
+"""Elements of a list in the wrong place that are read: more than fit into the message about it."""
 
 
 def read_squad(path: str | Path, *, require_answers: bool = True) -> list[Example]:
-    """Read a SQuAD 1.1 or 2.0 file, plain or gzipped.
-
-    Args:
-        path: A `.json` or `.json.gz` file in UTF-8.
-        require_answers: Whether a question without the key `answers` is an error; without it, such a
-            question counts as unanswerable (files to predict on).
+    """Read all examples of a file; arguments and errors as `iter_examples`.
 
     Returns:
         The questions in file order.
+    """
+    return list(iter_examples(path, require_answers=require_answers))
+
+
+def iter_examples(
+    path: str | Path, *, require_answers: bool = True, on_defect: OnDefect | None = None
+) -> Iterator[Example]:
+    """Read a file's examples in one pass, holding one paragraph or row of it at a time.
+
+    An article whose title comes after its paragraphs, or that has none, is held whole.
+
+    Args:
+        path: A SQuAD 1.1 or 2.0 file, or JSON Lines with one question a line in Hugging Face's columns
+            (`answers: {"text": [...], "answer_start": [...]}`); in UTF-8, plain or gzipped.
+        require_answers: Whether a question without the key `answers` is an error; without it, such a
+            question counts as unanswerable (files to predict on).
+        on_defect: Is told of every defect, and reading goes on with the next question where that is possible;
+            without it the first defect is raised. Ids that stand twice are noticed at the end.
+
+    Yields:
+        The questions in file order.
 
     Raises:
-        DataError: Naming the file, the JSON path and what is wrong.
+        DataError: Naming the file, the place in it and what is wrong.
     """
+    for _, example in iter_placed_examples(path, require_answers=require_answers, on_defect=on_defect):
+        yield example
+
+
+def iter_placed_examples(
+    path: str | Path, *, require_answers: bool = True, on_defect: OnDefect | None = None
+) -> Iterator[PlacedExample]:
+    """As `iter_examples`, each example with its place: `data[0].paragraphs[0].qas[0]` or `line 1`."""
     path = Path(path)
-    seen: dict[str, str] = {}
-    examples = []
-    for where, example in _examples(path, read_json(path), require_answers):
-        if example.id in seen:
-            raise DataError(f"{path}: {where}.id: {example.id!r} is also the id of {seen[example.id]}: ids must differ")
-        seen[example.id] = where
-        examples.append(example)
-    if not examples:
-        raise DataError(f"{path}: holds no question: expected data[].paragraphs[].qas[]")
-    return examples
+    return checked_examples(path, lambda report: _placed_examples(path, require_answers, report), on_defect)
 
 
-def read_json(path: str | Path) -> Any:
-    """Parse a UTF-8 JSON file, plain or gzipped.
-
-    Raises:
-        DataError: Naming the file and the place in it that cannot be read.
-    """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    try:
-        return json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not UTF-8 ({raw[error.start]:#04x}): convert the file to UTF-8 first"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: not a SQuAD file: its JSON is nested too deeply") from error
+def _placed_examples(path: Path, require_answers: bool, report: OnDefect) -> Iterator[PlacedExample]:
+    fields = Fields(path)
+    chunks = text_chunks(path)
+    head = next(chunks, "")
+    chunks = itertools.chain((head,), chunks)
+    if is_json_lines(path, head):
+        return examples_from_rows(rows_from_lines(path, chunks, report), fields, require_answers, report)
+    return _squad_examples(JsonStream(path, chunks), fields, require_answers, report)
 
 
-class _Reader:
-    """Typed access to parsed JSON that names the place in its errors."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def fail(self, where: str, problem: str) -> DataError:
-        return DataError(f"{self._path}: {where}: {problem}")
-
-    def get(self, parent: Any, where: str, key: str, kind: type) -> Any:
-        if type(parent) is not dict:
-            raise self.fail(where or "top level", f"expected an object, got {_describe(parent)}")
-        place = f"{where}.{key}" if where else key
-        if key not in parent:
-            keys = ", ".join(map(repr, list(parent)[:5])) + (", ..." if len(parent) > 5 else "")
-            raise self.fail(place, f"missing; keys here: {keys or 'none'}")
-        value = parent[key]
-        if type(value) is not kind:
-            raise self.fail(place, f"expected {_NAMES[kind]}, got {_describe(value)}")
-        if isinstance(value, str) and not value.isascii():
-            self.check_text(value, place)
-        return value
-
-    def check_text(self, text: str, where: str) -> None:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise self.fail(
-                where, f"character {error.start} is half of a surrogate pair, which no text may hold: fix the escape"
-            ) from error
-
-    def each(self, parent: Any, where: str, key: str) -> Iterator[tuple[str, Any]]:
-        place = f"{where}.{key}" if where else key
-        for index, item in enumerate(self.get(parent, where, key, list)):
-            yield f"{place}[{index}]", item
-
-
-def _describe(value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        text = "nested too deeply to show"
-    kind = _NAMES.get(type(value), type(value).__name__)
-    return "null" if value is None else f"{kind} ({text[:40]}{'...' if len(text) > 40 else ''})"
-
-
-def _examples(path: Path, document: Any, require_answers: bool) -> Iterator[tuple[str, Example]]:
-    read = _Reader(path)
-    n_paragraphs = 0
-    for at_article, article in read.each(document, "", "data"):
-        title = read.get(article, at_article, "title", str) if "title" in article else ""
-        for at_paragraph, paragraph in read.each(article, at_article, "paragraphs"):
-            context = read.get(paragraph, at_paragraph, "context", str)
-            for where, qa in read.each(paragraph, at_paragraph, "qas"):
-                question = read.get(qa, where, "question", str)
-                if not question.strip():
-                    raise read.fail(f"{where}.question", "is empty")
-                yield (
-                    where,
-                    Example(
-                        id=read.get(qa, where, "id", str),
-                        question=question,
-                        context=context,
-                        title=title,
-                        answers=_answers(read, qa, where, context, require_answers),
-                        paragraph=n_paragraphs,
-                    ),
+def _squad_examples(
+    stream: JsonStream, fields: Fields, require_answers: bool, report: OnDefect
+) -> Iterator[PlacedExample]:
+    if stream.peek() == "[":
+        shown = [stream.value() for _ in itertools.islice(stream.items(), _SHOWN_ITEMS)]
+        fields.checked(shown, "top level", dict)
+    if stream.peek() != "{":
+        fields.checked(stream.value(), "top level", dict)
+    n_paragraphs = itertools.count()
+    keys = []
+    for key in stream.members():
+        keys.append(key)
+        if key != "data":
+            stream.value()
+            continue
+        for at_article in _elements(stream, fields, "data", report):
+            for at_paragraph, title, paragraph in _paragraphs(stream, fields, at_article, report):
+                yield from _questions(
+                    fields, at_paragraph, paragraph, title, next(n_paragraphs), require_answers, report
                 )
-            n_paragraphs += 1
+    stream.end()
+    if "data" not in keys:
+        raise fields.missing("data", keys)
 
 
-def _answers(read: _Reader, qa: Any, where: str, context: str, require_answers: bool) -> tuple[GoldAnswer, ...]:
+def _elements(stream: JsonStream, fields: Fields, at_list: str, report: OnDefect) -> Iterator[str]:
+    """The place of each element of a list, before it is read."""
+    if stream.peek() == "[":
+        for index in stream.items():
+            yield f"{at_list}[{index}]"
+    else:
+        _read(stream, fields, at_list, list, report)
+
+
+def _read(stream: JsonStream, fields: Fields, place: str, kind: type, report: OnDefect) -> Any:
+    """The next value; None, and reported, where it is of another kind."""
+    value = stream.value()
+    try:
+        return fields.checked(value, place, kind)
+    except DataError as defect:
+        report(defect)
+        return None
+
+
+def _paragraphs(
+    stream: JsonStream, fields: Fields, at_article: str, report: OnDefect
+) -> Iterator[tuple[str, str, Any]]:
+    """Place, title and content of each paragraph of an article; they wait for a title that comes after them."""
+    if stream.peek() != "{":
+        _read(stream, fields, at_article, dict, report)
+        return
+    title: str | None = None
+    waiting = []
+    keys = []
+    for key in stream.members():
+        keys.append(key)
+        if key == "title":
+            title = _read(stream, fields, f"{at_article}.title", str, report) or ""
+        elif key == "paragraphs":
+            for place in _elements(stream, fields, f"{at_article}.paragraphs", report):
+                if title is None:
+                    waiting.append((place, stream.value()))
+                else:
+                    yield place, title, stream.value()
+        else:
+            stream.value()
+    if "paragraphs" not in keys:
+        report(fields.missing(f"{at_article}.paragraphs", keys))
+    for place, paragraph in waiting:
+        yield place, title or "", paragraph
+
+
+def _questions(
+    fields: Fields, at: str, paragraph: Any, title: str, number: int, require_answers: bool, report: OnDefect
+) -> Iterator[PlacedExample]:
+    try:
+        context = fields.get(paragraph, at, "context", str)
+        questions = fields.each(paragraph, at, "qas")
+    except DataError as defect:
+        report(defect)
+        return
+    for place, qa in questions:
+        try:
+            example = Example(
+                question=checked_question(fields, qa, place),
+                id=fields.get(qa, place, "id", str),
+                context=context,
+                title=title,
+                answers=_answers(fields, qa, place, context, require_answers),
+                paragraph=number,
+            )
+        except DataError as defect:
+            report(defect)
+        else:
+            yield place, example
+
+
+def _answers(fields: Fields, qa: Any, place: str, context: str, require_answers: bool) -> tuple[GoldAnswer, ...]:
     if "answers" not in qa and not require_answers:
         return ()
-    answers = tuple(_answer(read, answer, at_answer, context) for at_answer, answer in read.each(qa, where, "answers"))
-    if "is_impossible" in qa and read.get(qa, where, "is_impossible", bool) == bool(answers):
-        state = "true, yet answers are given" if answers else "false, yet there is no answer"
-        raise read.fail(f"{where}.is_impossible", f"is {state}: correct one of the two")
+    answers = tuple(_answer(fields, answer, at, context) for at, answer in fields.each(qa, place, "answers"))
+    check_is_impossible(fields, qa, place, answers)
     return answers
 
 
-def _answer(read: _Reader, answer: Any, where: str, context: str) -> GoldAnswer:
-    text = read.get(answer, where, "text", str)
-    start = read.get(answer, where, "answer_start", int)
-    if not text:
-        raise read.fail(f"{where}.text", "is empty: an unanswerable question has an empty list of answers")
-    if start < 0 or context[start : start + len(text)] != text:
-        there = context[max(start, 0) : max(start, 0) + len(text)]
-        found = context.find(text)
-        mend = f"it stands at {found}" if found >= 0 else "it stands nowhere in the context"
-        raise read.fail(f"{where}.answer_start", f"{start} holds {there!r}, not the answer {text!r}: {mend}")
-    return GoldAnswer(text, start)
+def _answer(fields: Fields, answer: Any, place: str, context: str) -> GoldAnswer:
+    text = fields.get(answer, place, "text", str)
+    start = fields.get(answer, place, "answer_start", int)
+    return checked_answer(fields, context, text, start, f"{place}.text", f"{place}.answer_start")

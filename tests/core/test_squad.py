@@ -2,13 +2,18 @@
 
 import copy
 import gzip
+import itertools
 import json
 import sys
+import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from spanqa import json_stream
 from spanqa.errors import DataError
-from spanqa.squad import GoldAnswer, read_squad
+from spanqa.squad import GoldAnswer, iter_examples, iter_placed_examples, read_json, read_squad
 
 CONTEXT = "The bridge 🌉 was built in 1907."
 DOCUMENT = {
@@ -315,3 +320,195 @@ def test_the_official_dev_file_is_read(root):
     assert sum(not example.answers for example in examples) == 5_945
     assert len({example.id for example in examples}) == 11_873
     assert max(example.paragraph for example in examples) == 1_203
+
+
+def defects_of(path, **options):
+    """The examples of a file, and the part behind its name of every defect that is told."""
+    defects = []
+    examples = list(iter_examples(path, on_defect=defects.append, **options))
+    assert all(str(defect).startswith(f"{path}: ") for defect in defects)
+    return examples, [str(defect).removeprefix(f"{path}: ") for defect in defects]
+
+
+def test_every_defect_is_told_and_reading_goes_on_behind_it(written):
+    good = DOCUMENT["data"][0]["paragraphs"][1]
+
+    def question(**changes):
+        return {"context": "Two", "qas": [{**good["qas"][0], "id": "x", **changes}]}
+
+    document = {
+        "data": [
+            5,
+            {"title": "no paragraphs"},
+            {"title": 7, "paragraphs": [question(id="a")]},
+            {"title": "", "paragraphs": {}},
+            {
+                "title": "",
+                "paragraphs": [
+                    [],
+                    {"qas": []},
+                    {"context": "x"},
+                    {"context": "x", "qas": ["y"]},
+                    question(question=" "),
+                    question(id=None),
+                    question(answers=[{"text": "Two", "answer_start": 1}, {"text": "One", "answer_start": 0}]),
+                    question(is_impossible=True),
+                    question(id="b"),
+                    question(id="a"),
+                    question(id="a"),
+                ],
+            },
+        ]
+    }
+    examples, defects = defects_of(written(document))
+    assert [example.id for example in examples] == ["a", "b", "a", "a"]
+    assert [example.paragraph for example in examples] == [0, 9, 10, 11]
+    assert examples[0].title == ""
+    assert defects == [
+        "data[0]: expected an object, got an integer (5)",
+        "data[1].paragraphs: missing; keys here: 'title'",
+        "data[2].title: expected a string, got an integer (7)",
+        "data[3].paragraphs: expected a list, got an object ({})",
+        "data[4].paragraphs[0]: expected an object, got a list ([])",
+        "data[4].paragraphs[1].context: missing; keys here: 'qas'",
+        "data[4].paragraphs[2].qas: missing; keys here: 'context'",
+        'data[4].paragraphs[3].qas[0]: expected an object, got a string ("y")',
+        "data[4].paragraphs[4].qas[0].question: is empty",
+        "data[4].paragraphs[5].qas[0].id: expected a string, got null",
+        "data[4].paragraphs[6].qas[0].answers[0].answer_start: 1 holds 'wo', not the answer 'Two': it stands at 0",
+        "data[4].paragraphs[7].qas[0].is_impossible: is true, yet answers are given: correct one of the two",
+        "data[4].paragraphs[9].qas[0].id: 'a' is also the id of data[2].paragraphs[0].qas[0]: ids must differ",
+        "data[4].paragraphs[10].qas[0].id: 'a' is also the id of data[2].paragraphs[0].qas[0]: ids must differ",
+    ]
+
+
+def test_a_syntax_error_ends_the_reading_after_what_came_before_it(written):
+    text = json.dumps(DOCUMENT).replace('"Two people', '"Two \n people')
+    examples, defects = defects_of(written(text.encode()))
+    assert [example.id for example in examples] == ["q1", "q2"]
+    assert defects == [f"line 1 column {text.index(chr(10)) + 1}: not valid JSON: Invalid control character at"]
+
+
+def test_a_syntax_error_behind_a_repeated_id_hides_neither(written):
+    text = json.dumps(changed(("data", 0, "paragraphs", 0, "qas", 1, "id"), "q1"))[:-1]
+    examples, defects = defects_of(written(text.encode()))
+    assert [example.id for example in examples] == ["q1", "q1", "q3"]
+    assert defects == [
+        f"line 1 column {len(text) + 1}: not valid JSON: Expecting ',' delimiter",
+        "data[0].paragraphs[0].qas[1].id: 'q1' is also the id of data[0].paragraphs[0].qas[0]: ids must differ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "defect"),
+    [
+        (b"[1, 2]", "top level: expected an object, got a list ([1, 2])"),
+        (b'{"data": {}}', "data: expected a list, got an object ({})"),
+        (b'{"version": 1}', "data: missing; keys here: 'version'"),
+        (b'{"data": []}', "holds no question: expected data[].paragraphs[].qas[], or one row a question"),
+        (b'{"data": "\xff"}', "byte 10 is not UTF-8 (0xff): convert the file to UTF-8 first"),
+        (
+            gzip.compress(b"{}")[:-1],
+            "cannot be read: Compressed file ended before the end-of-stream marker was reached",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_defect(written, content, defect):
+    assert defects_of(written(content)) == ([], [defect])
+
+
+def test_a_list_of_any_length_at_the_top_is_refused_after_its_beginning(written):
+    rows = json.dumps([{"id": str(number), "question": "what?"} for number in range(50_000)])
+    path = written(rows.encode())
+    peak = peak_bytes(lambda: assert_one_error(path, 'top level: expected an object, got a list ([{"id": "0", "que'))
+    assert peak < 1_500_000
+
+
+def peak_bytes(action):
+    """Most memory that Python's objects took during an action."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("title", [{}, {"title": "Late"}])
+def test_a_title_behind_its_paragraphs_counts_for_them(written, title):
+    document = {"data": [{"paragraphs": DOCUMENT["data"][0]["paragraphs"], **title}]}
+    examples = read_squad(written(document))
+    assert [example.paragraph for example in examples] == [0, 0, 1]
+    assert {example.title for example in examples} == {title.get("title", "")}
+
+
+def test_places_lead_to_the_questions(written):
+    assert [(place, example.id) for place, example in iter_placed_examples(written(DOCUMENT))] == [
+        ("data[0].paragraphs[0].qas[0]", "q1"),
+        ("data[0].paragraphs[0].qas[1]", "q2"),
+        ("data[0].paragraphs[1].qas[0]", "q3"),
+    ]
+
+
+def test_ids_with_the_same_hash_are_not_the_same(written, monkeypatch):
+    monkeypatch.setattr("spanqa.examples.hash", lambda _: 7, raising=False)
+    assert len(read_squad(written(DOCUMENT))) == 3
+    path = written(changed(("data", 0, "paragraphs", 1, "qas", 0, "id"), "q1"))
+    assert_one_error(path, "data[0].paragraphs[1].qas[0].id: 'q1' is also the id of data[0].paragraphs[0].qas[0]")
+
+
+def test_a_file_is_read_with_the_memory_of_a_paragraph(written):
+    paragraphs = (
+        json.dumps(
+            {"context": f"{CONTEXT} {number}" * 20, "qas": [{"id": str(number), "question": "When?", "answers": []}]}
+        )
+        for number in range(10_000)
+    )
+    path = written(b'{"data": [{"title": "", "paragraphs": [' + ",".join(paragraphs).encode() + b"]}]}")
+    assert path.stat().st_size > 8_000_000
+    ids = iter(range(10_000))
+
+    def read():
+        assert all(example.id == str(next(ids)) for example in iter_examples(path))
+
+    assert peak_bytes(read) < 2_000_000
+    assert next(ids, None) is None
+
+
+@pytest.mark.parametrize("size", [1, 64, 1 << 18])
+def test_the_size_of_the_pieces_that_are_read_changes_nothing(written, monkeypatch, size):
+    path = written(json.dumps(DOCUMENT, ensure_ascii=False, indent=1).encode())
+    expected = read_squad(path)
+    monkeypatch.setattr(json_stream, "_CHUNK_BYTES", size)
+    assert read_squad(path) == expected
+
+
+SHORT = json.dumps(DOCUMENT, indent=1)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(place=st.integers(0, len(SHORT) - 1), wrong=st.sampled_from(list('{}[],:"\\ 0x')), cut=st.booleans())
+def test_json_that_is_broken_anywhere_is_refused_in_the_same_words_as_when_read_whole(
+    tmp_path_factory, place, wrong, cut
+):
+    path = tmp_path_factory.getbasetemp() / "broken.json"
+    path.write_text(SHORT[:place] + ("" if cut else wrong + SHORT[place + 1 :]))
+    whole, streamed = (failure(read, path) for read in (read_json, read_squad))
+    if "not valid JSON" in streamed:
+        assert streamed == whole
+    elif whole:  # what stands before the syntax error is wrong already
+        assert streamed.startswith((f"{path}: data", f"{path}: top level"))
+
+
+def failure(read, path):
+    try:
+        read(path)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_examples_come_before_the_file_is_read_to_its_end(written, monkeypatch):
+    monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 64)
+    path = written(json.dumps(DOCUMENT).encode()[:-3])
+    assert [example.id for example in itertools.islice(iter_examples(path), 2)] == ["q1", "q2"]

@@ -1,0 +1,161 @@
+"""Questions with their contexts and gold answers, and what every dataset must hold to, whatever its format."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spanqa.errors import DataError
+from spanqa.json_fields import Fields, join
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswer:
+    """One annotator's answer: its text, and its offset in the context in code points."""
+
+    text: str
+    char_start: int
+
+    @property
+    def char_end(self) -> int:
+        """End of the answer in the context, exclusive."""
+        return self.char_start + len(self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One question about one context.
+
+    Args:
+        id: The question's id, unique in its file.
+        question: The question as written.
+        context: The paragraph as written.
+        title: The article's title; empty where the file gives none.
+        answers: Gold answers; none for an unanswerable question.
+        paragraph: Index of the paragraph in its file, counted over all articles.
+    """
+
+    id: str
+    question: str
+    context: str
+    title: str
+    answers: tuple[GoldAnswer, ...]
+    paragraph: int
+
+
+PlacedExample = tuple[str, Example]
+"""An example, and its place in its file: a JSON path, `line N` or `row N`."""
+
+OnDefect = Callable[[DataError], None]
+"""Is told of a defect; reading goes on unless it raises."""
+
+Reader = Callable[[OnDefect], Iterator[PlacedExample]]
+"""Reads a file from its beginning."""
+
+
+def raise_defect(defect: DataError) -> None:
+    """Let the first defect end the reading."""
+    raise defect
+
+
+def checked_examples(path: Path, reader: Reader, on_defect: OnDefect | None) -> Iterator[PlacedExample]:
+    """Read a file's examples, and hold the file to what can be seen only at its end.
+
+    Beside the examples it holds 16 bytes a question: a repeated id is noticed by its hash, then found by reading again.
+
+    Args:
+        path: The file, for its name in errors.
+        reader: Reads it.
+        on_defect: Is told of every defect, and reading goes on where that is possible; without it the first is raised.
+
+    Raises:
+        DataError: A defect; only without `on_defect`.
+    """
+    told = False
+
+    def tell(defect: DataError) -> None:
+        nonlocal told
+        told = True
+        (on_defect or raise_defect)(defect)
+
+    hashes = array("q")
+    try:
+        for place, example in reader(tell):
+            hashes.append(hash(example.id))
+            yield place, example
+        if not hashes and not told:
+            raise DataError(f"{path}: holds no question: expected data[].paragraphs[].qas[], or one row a question")
+    except DataError as defect:
+        tell(defect)
+    for repeated in _repeated_ids(path, reader, hashes):
+        tell(repeated)
+
+
+def _repeated_ids(path: Path, reader: Reader, hashes: array[int]) -> Iterator[DataError]:
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not repeated:
+        return
+    first_places: dict[str, str] = {}
+    # What else is wrong, even what ends the reading, is told already.
+    with suppress(DataError):
+        for place, example in reader(lambda _: None):
+            if hash(example.id) not in repeated:
+                continue
+            first = first_places.setdefault(example.id, place)
+            if first != place:
+                at_id = join(place, "id")
+                yield DataError(f"{path}: {at_id}: {example.id!r} is also the id of {first}: ids must differ")
+
+
+def checked_question(fields: Fields, parent: Any, place: str) -> str:
+    """Give the text of a question.
+
+    Raises:
+        DataError: It is missing, no text, or blank.
+    """
+    question: str = fields.get(parent, place, "question", str)
+    if not question.strip():
+        raise fields.fail(join(place, "question"), "is empty")
+    return question
+
+
+def checked_answer(fields: Fields, context: str, text: str, start: int, at_text: str, at_start: str) -> GoldAnswer:
+    """Make an answer that stands in its context where it says.
+
+    Args:
+        fields: Names the file in errors.
+        context: The context.
+        text: The answer.
+        start: Where it begins, in code points.
+        at_text: Place of the text in the file.
+        at_start: Place of the offset.
+
+    Raises:
+        DataError: It stands elsewhere or nowhere, or is empty.
+    """
+    if not text:
+        raise fields.fail(at_text, "is empty: an unanswerable question has an empty list of answers")
+    if start < 0 or not context.startswith(text, start):
+        there = context[max(start, 0) : max(start, 0) + len(text)]
+        found = context.find(text)
+        mend = f"it stands at {found}" if found >= 0 else "it stands nowhere in the context"
+        raise fields.fail(at_start, f"{start} holds {there!r}, not the answer {text!r}: {mend}")
+    return GoldAnswer(text, start)
+
+
+def check_is_impossible(fields: Fields, parent: Any, place: str, answers: tuple[GoldAnswer, ...]) -> None:
+    """Hold SQuAD 2.0's flag, where it is given, against the answers.
+
+    Raises:
+        DataError: The two contradict each other.
+    """
+    if "is_impossible" in parent and fields.get(parent, place, "is_impossible", bool) == bool(answers):
+        state = "true, yet answers are given" if answers else "false, yet there is no answer"
+        raise fields.fail(join(place, "is_impossible"), f"is {state}: correct one of the two")

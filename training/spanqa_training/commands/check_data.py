@@ -1,0 +1,73 @@
+"""`spanqa check-data`: what dataset files hold, how they fall into windows, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+
+from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
+from spanqa.errors import DataError, SettingsError
+from spanqa.tokenization import load_tokenizer
+from spanqa.windows import WindowMaker, WindowSettings
+from spanqa_training.data_report import report_from_files
+from spanqa_training.data_table import table_from_report
+
+_WINDOW_OPTIONS = ("max_seq_length", "doc_stride", "max_query_length")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="SQuAD JSON, JSON Lines or Parquet")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("-m", "--model", metavar="CHECKPOINT", help="whose tokenizer and window settings count")
+    source.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, vocab.txt, or a folder of one")
+    for option, what in (
+        ("--max-seq-length", "longest window"),
+        ("--doc-stride", "step between windows"),
+        ("--max-query-length", "longest question"),
+        ("--max-answer-length", "longest answer"),
+    ):
+        parser.add_argument(option, type=int, metavar="N", help=f"{what} in word pieces (default: the model's)")
+    parser.add_argument(
+        "--max-defects", type=int, default=20, metavar="N", help="defects shown; all are counted (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the files once, print the report, and fail where there are defects."""
+    maker, max_answer_tokens = _window_maker(args)
+    report = report_from_files(
+        args.files, maker, max_answer_tokens=max_answer_tokens, max_defects=args.max_defects, quiet=args.quiet
+    )
+    print(json.dumps(asdict(report), indent=2) if args.json else table_from_report(report), flush=True)
+    if report.n_defects:
+        noun = "defect" if report.n_defects == 1 else "defects"
+        raise DataError(
+            f"{report.n_defects:,} {noun} in {', '.join(report.files)}: mend what the report names, or leave it out"
+        )
+    return 0
+
+
+def _window_maker(args: argparse.Namespace) -> tuple[WindowMaker | None, int]:
+    """How to cut windows, None without a tokenizer; and the longest answer in word pieces."""
+    changes = {name: value for name in _WINDOW_OPTIONS if (value := getattr(args, name)) is not None}
+    settings, max_answer_tokens = WindowSettings(), DEFAULT_MAX_ANSWER_TOKENS
+    if args.model:
+        # torch takes its time, and only a checkpoint needs it.
+        from spanqa_training.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(args.model)
+        tokenizer, settings = checkpoint.tokenizer(), checkpoint.windows
+        max_answer_tokens = checkpoint.max_answer_tokens
+    elif args.tokenizer:
+        tokenizer = load_tokenizer(args.tokenizer)
+    elif changes or args.max_answer_length is not None:
+        raise SettingsError("lengths in word pieces mean nothing without a tokenizer: give -m or --tokenizer")
+    else:
+        return None, max_answer_tokens
+    if args.max_answer_length is not None:
+        max_answer_tokens = args.max_answer_length
+    return WindowMaker(tokenizer, replace(settings, **changes)), max_answer_tokens
