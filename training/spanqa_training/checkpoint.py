@@ -1,245 +1,248 @@
-"""Checkpoints: a folder that holds everything a model needs to be trained on, evaluated, exported and served."""
+"""Checkpoints: a folder or one packed file with all that a model needs to be trained on, evaluated and exported."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
-from spanqa.errors import SpanqaError
-from spanqa.folder_swap import readable_folder, replace_folder
-from spanqa.tokenization import TOKENIZER_FILE, Tokenizer
-from spanqa.windows import WindowSettings
+from spanqa.folder_swap import replace_folder
+from spanqa.tokenization import TOKENIZER_FILE
+from spanqa_training.archive import Create, first_member, write_archive
+from spanqa_training.description import (
+    CHECKPOINT_FORMAT,
+    Checkpoint,
+    checkpoint_from_config,
+    config_from_checkpoint,
+    is_of_format,
+    read_config,
+    read_json,
+    write_json,
+)
 from spanqa_training.errors import CheckpointError
-from spanqa_training.model import EncoderConfig, SpanModel
-from spanqa_training.weights_file import read_model, write_weights
+from spanqa_training.keys import Key
+from spanqa_training.model import SpanModel
+from spanqa_training.storage import (
+    CARD_FILE,
+    CHECKPOINT_FILES,
+    CONFIG_FILE,
+    LM_HEAD_FILE,
+    METRICS_FILE,
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    Root,
+    folder_creator,
+    opened,
+    read_part,
+    read_text,
+    write_part,
+    write_text,
+)
+from spanqa_training.weights_file import (
+    DTYPES,
+    check_finite,
+    model_from_weights,
+    safetensors_from_weights,
+    weights_from_safetensors,
+)
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-SPEC_FILE = "spec.yaml"
-METRICS_FILE = "metrics.json"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, SPEC_FILE, METRICS_FILE)
-
-FORMAT = "spanqa-checkpoint"
-FORMAT_VERSION = 1
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """What a checkpoint says beside its weights.
-
-    Args:
-        encoder: The architecture.
-        tokenizer_json: The tokenizer: the text of a tokenizer.json.
-        windows: How contexts are cut.
-        no_answer_threshold: Null score minus best span score above which there is no answer, in logits.
-        max_answer_tokens: Longest answer, in word pieces.
-        temperature: Divides the logits before they become scores; 1 unless fitted.
-        provenance: Where the weights come from; JSON values.
-        spec: The resolved training spec as YAML; None before any training.
-        metrics: Scores and what they were measured on; JSON values.
-
-    Raises:
-        CheckpointError: The values contradict each other.
-    """
-
-    encoder: EncoderConfig
-    tokenizer_json: str = field(repr=False)
-    windows: WindowSettings = field(default_factory=WindowSettings)
-    no_answer_threshold: float = 0.0
-    max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
-    temperature: float = 1.0
-    provenance: dict[str, Any] = field(default_factory=dict)
-    spec: str | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.windows.max_seq_length > self.encoder.max_positions:
-            raise CheckpointError(
-                f"max_seq_length {self.windows.max_seq_length} is more than the model's {self.encoder.max_positions}"
-                " positions: lower it"
-            )
-        vocab_size = self.tokenizer().vocab_size
-        if vocab_size > self.encoder.vocab_size:
-            raise CheckpointError(
-                f"the tokenizer has {vocab_size} tokens and the model's word embedding only {self.encoder.vocab_size}:"
-                " they do not belong together"
-            )
-        if not math.isfinite(self.no_answer_threshold):
-            raise CheckpointError(f"no_answer_threshold is {self.no_answer_threshold}: give a finite number")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise CheckpointError(f"temperature is {self.temperature}: give a number above 0")
-        if self.max_answer_tokens < 1:
-            raise CheckpointError(f"max_answer_tokens is {self.max_answer_tokens}: give at least 1")
-
-    def tokenizer(self) -> Tokenizer:
-        """Make the tokenizer."""
-        return Tokenizer(self.tokenizer_json)
+PACKED_SUFFIXES = (".tlt", ".ckpt")
+_VERSIONS = (1, 2)
+"""2 is what the first release cannot read: encrypted weights, or the head of the masked language model beside them."""
 
 
-def save_checkpoint(checkpoint: Checkpoint, model: SpanModel, folder: str | Path, *, dtype: str = "float32") -> None:
-    """Write a checkpoint folder, atomically.
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    model: SpanModel,
+    target: str | Path,
+    *,
+    dtype: str = "float32",
+    key: Key | None = None,
+    card: str | None = None,
+    lm_head: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint, atomically: an interruption leaves the old one or the new one.
 
-    It is written beside the target and swapped in, so that an interruption leaves the old one or the new one. Other
-    files in an existing checkpoint folder, such as a model card, are kept.
+    An existing checkpoint is replaced, but for its model card where there is no new one, and the files of others in
+    its folder.
 
     Args:
         checkpoint: What to say beside the weights.
         model: The weights; of the architecture `checkpoint.encoder`.
-        folder: The target; missing, empty or a checkpoint.
+        target: With the suffix .tlt or .ckpt one packed file, else a folder; missing, empty or a checkpoint.
         dtype: Precision of the stored weights: "float32" or "float16".
+        key: Encrypts the weights, which then never lie on the disk as they are.
+        card: The model card, in Markdown.
+        lm_head: Weights of the head of the masked language model, kept for adapting to a domain.
 
     Raises:
         CheckpointError: The target is something else or cannot be written, or the values cannot be stored.
     """
-    folder = Path(os.path.abspath(folder))
+    target = Path(os.path.abspath(target))
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}: give one of {', '.join(DTYPES)}")
     if model.config != checkpoint.encoder:
         raise CheckpointError("the model's architecture is not the checkpoint's: save the model it was made for")
-    _check_replaceable(folder)
+    check_target(target)
+    parts = {WEIGHTS_FILE: model.state_dict(), LM_HEAD_FILE: lm_head or {}}
+    for weights in parts.values():
+        check_finite(weights, DTYPES[dtype])
+    if card is None and target.is_file():
+        card = _old_card(target)
+    write = partial(_write_files, checkpoint=checkpoint, parts=parts, dtype=DTYPES[dtype], key=key, card=card)
     try:
-        replace_folder(folder, lambda new: _write_files(checkpoint, model, new, DTYPES[dtype]), own_files=FILES)
+        if _is_packed(target):
+            write_archive(target, write)
+        else:
+            own_files = [name for name in CHECKPOINT_FILES if name != CARD_FILE or card is not None]
+            replace_folder(target, lambda folder: write(folder_creator(folder)), own_files=own_files)
     except OSError as error:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be written: {error}") from error
+        raise CheckpointError(f"{target}: the checkpoint cannot be written: {error}") from error
 
 
-def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read a checkpoint without its weights.
+def check_target(target: str | Path) -> None:
+    """Refuse to write over what is no checkpoint: worth asking before a long training.
+
+    Raises:
+        CheckpointError: The target is something that nobody meant to give up, or has the suffix of another format.
+    """
+    target = Path(os.path.abspath(target))
+    if target.suffix == ".nemo":
+        raise CheckpointError(f"{target}: is another toolkit's format, which is only read: write .tlt")
+    if not target.exists():
+        return
+    if target.is_dir() and _is_packed(target):
+        raise CheckpointError(f"{target}: is a folder, and {target.suffix} names one packed file: give another path")
+    if target.is_file() and not _is_packed(target):
+        raise CheckpointError(
+            f"{target}: is a file, and a checkpoint of that name is a folder: give another path, or one with .tlt"
+        )
+    empty = not any(target.iterdir()) if target.is_dir() else target.stat().st_size == 0
+    if not empty and not is_checkpoint(target):
+        raise CheckpointError(
+            f"{target}: holds something else than a checkpoint and is left alone: give another path, or delete it"
+        )
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether there is a checkpoint of ours, of any version and perhaps damaged; reads no weights.
+
+    Raises:
+        CheckpointError: There is a file, but it cannot be read.
+    """
+    path = Path(path)
+    try:
+        with opened(path) as root:
+            return is_of_format(read_json(root / CONFIG_FILE), CHECKPOINT_FORMAT)
+    except CheckpointError:
+        # What is left of a packed one that was cut off begins with its weights.
+        return path.is_file() and first_member(path).startswith(WEIGHTS_FILE)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, a folder or packed, without its weights, which takes no key.
 
     Raises:
         CheckpointError: A file is missing, damaged, or does not fit the others.
     """
-    folder = readable_folder(Path(os.path.abspath(folder)))
-    return _checkpoint_from_config(folder, _config(folder))
+    with opened(Path(path)) as root:
+        return checkpoint_from_config(root, read_config(root, CHECKPOINT_FORMAT, _VERSIONS))
 
 
 def load_checkpoint(
-    folder: str | Path, device: str | torch.device = "cpu", *, dtype: torch.dtype = torch.float32
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    dtype: torch.dtype = torch.float32,
+    key: Key | None = None,
 ) -> tuple[Checkpoint, SpanModel]:
     """Read a checkpoint with its weights.
 
     Args:
-        folder: The checkpoint.
+        path: A folder or a packed file.
         device: Where the model goes.
         dtype: Precision of the model's weights, whatever the stored one.
+        key: Decrypts the weights; not used where they are not encrypted.
 
     Returns:
         The checkpoint and the model, in evaluation mode.
 
     Raises:
         CheckpointError: A file is missing, damaged, or does not fit the others.
+        EncryptionError: The key is missing or another, or the encrypted weights were altered.
     """
-    folder = readable_folder(Path(os.path.abspath(folder)))
-    config = _config(folder)
-    checkpoint = _checkpoint_from_config(folder, config)
-    path, sha256 = folder / WEIGHTS_FILE, str(config.get("weights_sha256"))
-    model = read_model(path, checkpoint.encoder, sha256, torch.device(device), dtype)
+    with opened(Path(path)) as root:
+        config = read_config(root, CHECKPOINT_FORMAT, _VERSIONS)
+        checkpoint = checkpoint_from_config(root, config)
+        weights = _weights(root, WEIGHTS_FILE, config, "weights_sha256", key)
+        model = model_from_weights(weights, checkpoint.encoder, torch.device(device), dtype, root / WEIGHTS_FILE)
     return checkpoint, model.eval()
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse a target whose files nobody meant to give up."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is a file, and a checkpoint is a folder: give another path")
-    if any(folder.iterdir()):
-        try:
-            _config(folder)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{folder}: holds something else than a checkpoint and is left alone: give a new or an empty folder"
-            ) from error
+def load_lm_head(path: str | Path, key: Key | None = None) -> dict[str, Tensor]:
+    """Read the head of the masked language model that a checkpoint keeps: float32; empty where it keeps none.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or does not fit the others.
+        EncryptionError: The key is missing or another, or the encrypted weights were altered.
+    """
+    with opened(Path(path)) as root:
+        config = read_config(root, CHECKPOINT_FORMAT, _VERSIONS)
+        if config.get("lm_head_sha256") is None:
+            return {}
+        weights = _weights(root, LM_HEAD_FILE, config, "lm_head_sha256", key)
+    return {name: tensor.float() for name, tensor in weights.items()}
 
 
-def _write_files(checkpoint: Checkpoint, model: SpanModel, folder: Path, dtype: torch.dtype) -> None:
-    weights_sha256 = write_weights(model, folder / WEIGHTS_FILE, dtype)
-    config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "encoder": asdict(checkpoint.encoder),
-        "windows": asdict(checkpoint.windows),
-        "decode": {
-            "no_answer_threshold": checkpoint.no_answer_threshold,
-            "max_answer_tokens": checkpoint.max_answer_tokens,
-            "temperature": checkpoint.temperature,
-        },
-        "tokenizer_sha256": checkpoint.tokenizer().sha256,
-        "weights_sha256": weights_sha256,
-        "provenance": checkpoint.provenance,
-    }
-    (folder / CONFIG_FILE).write_text(_json(config), encoding="utf-8")
-    # safetensors makes its file private to the owner; it gets the permissions of the others.
-    (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
-    # newline="": the hash is of this very text.
-    with open(folder / TOKENIZER_FILE, "w", encoding="utf-8", newline="") as file:
-        file.write(checkpoint.tokenizer_json)
-    if checkpoint.spec is not None:
-        (folder / SPEC_FILE).write_text(checkpoint.spec, encoding="utf-8")
-    (folder / METRICS_FILE).write_text(_json(checkpoint.metrics), encoding="utf-8")
+def _is_packed(target: Path) -> bool:
+    return target.suffix in PACKED_SUFFIXES
 
 
-def _json(value: object) -> str:
+def _weights(root: Root, name: str, config: Mapping[str, Any], checksum: str, key: Key | None) -> dict[str, Tensor]:
+    encrypted = bool(config.get("encrypted"))
+    content = read_part(root, name, encrypted=encrypted, sha256=config.get(checksum), key=key)
+    return weights_from_safetensors(content, root / name)
+
+
+def _old_card(target: Path) -> str | None:
+    """The card of the packed file that is about to be replaced."""
     try:
-        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"provenance or metrics hold what JSON cannot: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing: a checkpoint holds {', '.join(FILES[:3])}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(f'{path}: is not of a spanqa checkpoint; other weights are taken over by "spanqa import"')
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {config.get('format_version')} and this spanqa reads {FORMAT_VERSION}:"
-            " use the spanqa that wrote it"
-        )
-    return config
-
-
-def _checkpoint_from_config(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    tokenizer_json = _text(folder / TOKENIZER_FILE)
-    if hashlib.sha256(tokenizer_json.encode()).hexdigest() != config.get("tokenizer_sha256"):
-        raise CheckpointError(
-            f"{folder / TOKENIZER_FILE}: is not the tokenizer that the checkpoint was saved with: restore it"
-        )
-    metrics = folder / METRICS_FILE
-    spec = folder / SPEC_FILE
-    try:
-        return Checkpoint(
-            encoder=EncoderConfig(**config["encoder"]),
-            tokenizer_json=tokenizer_json,
-            windows=WindowSettings(**config["windows"]),
-            **config["decode"],
-            provenance=config["provenance"],
-            spec=_text(spec) if spec.exists() else None,
-            metrics=json.loads(_text(metrics)) if metrics.exists() else {},
-        )
+        with opened(target) as root:
+            return read_text(root / CARD_FILE)
     except CheckpointError:
-        raise
-    except (KeyError, TypeError, json.JSONDecodeError, SpanqaError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: does not describe a model: {error}") from error
+        return None
+
+
+def _write_files(
+    create: Create,
+    *,
+    checkpoint: Checkpoint,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    dtype: torch.dtype,
+    key: Key | None,
+    card: str | None,
+) -> None:
+    sha256 = {
+        name: write_part(create, name, safetensors_from_weights(weights, dtype), key)
+        for name, weights in parts.items()
+        if weights
+    }
+    config = {
+        "format": CHECKPOINT_FORMAT,
+        "format_version": 2 if key or LM_HEAD_FILE in sha256 else 1,
+        "encrypted": key is not None,
+        **config_from_checkpoint(checkpoint),
+        "weights_sha256": sha256[WEIGHTS_FILE],
+        "lm_head_sha256": sha256.get(LM_HEAD_FILE),
+    }
+    write_json(create, CONFIG_FILE, config)
+    write_text(create, TOKENIZER_FILE, checkpoint.tokenizer_json)
+    write_json(create, METRICS_FILE, checkpoint.metrics)
+    for name, text in ((SPEC_FILE, checkpoint.spec), (CARD_FILE, card)):
+        if text is not None:
+            write_text(create, name, text)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from spanqa_training.errors import RunError
+from spanqa_training.errors import EncryptionError, RunError
+from spanqa_training.keys import Key
+from spanqa_training.sealed import MAGIC, is_sealed, read_sealed, sealing
 
 STATE_FILE = "state.pt"
+_OR_DELETE = "or delete it to start again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,65 +26,111 @@ class RunState:
 
     Args:
         spec: The resolved spec as YAML; a run resumes only under the same.
+        world_size: Processes of the run.
         epoch: Current epoch, from 0.
         batch: Batches of it that are done.
         loss_sum: Sum of the losses of this epoch's batches.
+        log: What each validation gave; JSON values.
         model: The model's tensors.
         optimizer: The optimiser's state.
         scaler: The loss scaler's state; empty without one.
-        rng: State of torch's CPU generator, then of each CUDA device's.
+        rng: Of each process: state of torch's CPU generator, then of each CUDA device's.
     """
 
     spec: str
+    world_size: int
     epoch: int
     batch: int
     loss_sum: float
+    log: list[dict[str, Any]]
     model: dict[str, Any]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    rng: list[torch.Tensor]
+    rng: list[list[torch.Tensor]]
 
 
 def rng_state() -> list[torch.Tensor]:
-    """State of every random generator that training draws from."""
+    """State of every random generator that training draws from in this process."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
 
 
 def restore_rng(state: list[torch.Tensor]) -> None:
-    """Set the generators back to a saved state."""
+    """Set this process's generators back to a saved state."""
     torch.set_rng_state(state[0])
     if len(state) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state[1:])
 
 
-def save_state(state: RunState, folder: Path) -> None:
-    """Write a state atomically: an interruption leaves the old one or the new one."""
-    temporary = folder / f".{STATE_FILE}.new"
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({name: getattr(state, name) for name in RunState.__slots__}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / STATE_FILE)
-    except OSError as error:
-        raise RunError(f"{folder / STATE_FILE}: cannot be written: {error}") from error
+def save_state(state: RunState, folder: Path, key: Key | None = None) -> None:
+    """Write a state atomically: an interruption leaves the old one or the new one.
 
-
-def load_state(folder: Path, spec: str) -> RunState | None:
-    """Read the state of an interrupted run; None where there is none.
+    Args:
+        state: The state.
+        folder: Where it goes.
+        key: Encrypts it; the weights in it then never lie on the disk as they are.
 
     Raises:
-        RunError: If it is damaged, or belongs to a run with another spec.
+        RunError: It cannot be written.
+    """
+    path, temporary = folder / STATE_FILE, folder / f".{STATE_FILE}.new"
+    fields = {name: getattr(state, name) for name in RunState.__slots__}
+    # As text: a number of numpy's among the values would make the state one that torch refuses to load.
+    fields["log"] = json.dumps(state.log)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            with sealing(file, key) as content:
+                torch.save(fields, content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        # At a full disk torch raises an error of its own over the system's.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise RunError(f"{path}: cannot be written: {cause}: free some space, or give another -r") from error
+
+
+def load_state(folder: Path, spec: str, *, world_size: int = 1, key: Key | None = None) -> RunState | None:
+    """Read the state of an interrupted run; None where there is none.
+
+    Args:
+        folder: Where it lies.
+        spec: The resolved spec of the run that would go on.
+        world_size: Its processes.
+        key: Decrypts the state; not used for one that is not encrypted.
+
+    Raises:
+        RunError: It is damaged, or of a run with another spec or another number of processes.
+        EncryptionError: The key is missing or another, or the encrypted file was altered.
     """
     path = folder / STATE_FILE
     if not path.exists():
         return None
-    try:
-        state = RunState(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise RunError(f"{path}: cannot be read ({error}): delete it to start again") from error
+    state = _read(path, key)
     if state.spec != spec:
+        raise RunError(f"{path}: is of a run with another spec: use another results folder, {_OR_DELETE}")
+    if state.world_size != world_size:
         raise RunError(
-            f"{path}: is of a run with another spec: use another results folder, or delete it to start again"
+            f"{path}: is of a run with {state.world_size} processes, not {world_size}: give -g {state.world_size}, "
+            f"{_OR_DELETE}"
         )
     return state
+
+
+def _read(path: Path, key: Key | None) -> RunState:
+    try:
+        with open(path, "rb") as file:
+            sealed = is_sealed(file.read(len(MAGIC)))
+            file.seek(0)
+            content = io.BytesIO(read_sealed(file, key, path)) if sealed else file
+            fields = torch.load(content, map_location="cpu", weights_only=True)
+        return RunState(**{**fields, "log": json.loads(fields["log"])})
+    except EncryptionError as error:
+        raise EncryptionError(f"{error}, {_OR_DELETE}") from error
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunError(f"{path}: cannot be read ({reason}): delete it to start again") from error

@@ -1,79 +1,98 @@
-"""The weights of a model as one safetensors file, checked when it is read."""
+"""Weights as the content of a safetensors file, piece by piece, and back; what is read is held against the model."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load
+from torch import Tensor
 
 from spanqa_training.errors import CheckpointError
 from spanqa_training.model import EncoderConfig, SpanModel
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
-def write_weights(model: SpanModel, path: Path, dtype: torch.dtype) -> str:
-    """Write a model's weights in `dtype`.
 
-    Returns:
-        SHA-256 of the file, as hexadecimal digits.
+def check_finite(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuse weights that a precision cannot hold.
 
     Raises:
-        CheckpointError: A weight is not finite in that precision.
+        CheckpointError: A weight is not finite in it.
     """
-    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor.to(dtype)).all()]
     if bad:
         raise CheckpointError(f"{len(bad)} weights, first {bad[0]}, are not finite as {dtype}: nothing is saved")
-    save_file(weights, path, metadata={"format": "pt"})
-    return _sha256(path)
 
 
-def read_model(path: Path, config: EncoderConfig, sha256: str, device: torch.device, dtype: torch.dtype) -> SpanModel:
+def safetensors_from_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[bytes]:
+    """Give the content of a safetensors file, with one tensor at a time in memory.
+
+    The layout is that of https://huggingface.co/docs/safetensors: the size of the header as uint64, the header as
+    JSON, padded to a multiple of 8 bytes, and the tensors.
+
+    Args:
+        weights: The tensors, of any precision and on any device.
+        dtype: The precision to store: float32 or float16.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(weights.items()):
+        start, end = end, end + tensor.numel() * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for _, tensor in sorted(weights.items()):
+        yield tensor.detach().to("cpu", dtype).numpy().tobytes()
+
+
+def weights_from_safetensors(content: bytes, where: object) -> dict[str, Tensor]:
+    """Read the content of a safetensors file.
+
+    Args:
+        content: The content.
+        where: The file's name in errors.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    try:
+        return load(content)
+    except Exception as error:  # SafetensorError, and others where a tensor has no type of torch's
+        raise CheckpointError(f"{where}: holds no weights: {error}: restore it from a copy") from error
+
+
+def model_from_weights(
+    weights: Mapping[str, Tensor], config: EncoderConfig, device: torch.device, dtype: torch.dtype, where: object
+) -> SpanModel:
     """Make a model of weights.
 
     Args:
-        path: What `write_weights` wrote.
-        config: The architecture it should be of.
-        sha256: What `write_weights` returned.
+        weights: The weights.
+        config: The architecture that they should be of.
         device: Where the model goes.
-        dtype: Precision of the model, whatever the file's.
+        dtype: Precision of the model, whatever the weights'.
+        where: The file's name in errors.
 
     Raises:
-        CheckpointError: The file is missing, damaged or another, or of another architecture.
+        CheckpointError: They are of another architecture.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing: restore it, or save the checkpoint again")
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is damaged or incomplete: {error}") from error
     with torch.device("meta"):
         model = SpanModel(config)
-    _check_shapes(path, weights, model)
-    if _sha256(path) != sha256:
-        raise CheckpointError(f"{path}: are not the weights that the checkpoint was saved with: restore the file")
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
-    return model
-
-
-def _check_shapes(path: Path, weights: dict[str, torch.Tensor], model: SpanModel) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() ^ weights.keys()):
         what = "lacks" if name in expected else "holds the unknown"
-        raise CheckpointError(f"{path}: {what} weight {name}: config.json describes another architecture")
+        raise CheckpointError(f"{where}: {what} weight {name}: config.json describes another architecture")
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)} and config.json asks for {shape}:"
+                f"{where}: {name} has shape {tuple(weights[name].shape)} and config.json asks for {shape}:"
                 " the two files do not belong together"
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    return model
