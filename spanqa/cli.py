@@ -6,14 +6,17 @@ import argparse
 import importlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from spanqa.errors import SpanqaError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,31 +28,37 @@ class Command:
     extra: str
 
 
+def _command(room: str, module: str, help_: str) -> Command:
+    packages = {"client": "client", "serve": "server", "build": "build", "training": "training"}
+    return Command(module=f"spanqa_{packages[room]}.commands.{module}", help=help_, extra=room)
+
+
 COMMANDS = {
-    "import": Command(
-        module="spanqa_training.commands.import_", help="turn a Hugging Face folder into a checkpoint", extra="training"
-    ),
-    "negatives": Command(
-        module="spanqa_training.commands.negatives",
-        help="make unanswerable questions from an answerable dataset",
-        extra="training",
-    ),
-    "train": Command(module="spanqa_training.commands.train", help="train a checkpoint from a spec", extra="training"),
-    "evaluate": Command(
-        module="spanqa_training.commands.evaluate", help="score a checkpoint on a dataset, offline", extra="training"
-    ),
-    "build": Command(
-        module="spanqa_build.commands.build", help="export a checkpoint into a model repository", extra="build"
-    ),
-    "serve": Command(module="spanqa_server.commands.serve", help="serve a model repository with Triton", extra="serve"),
-    "ask": Command(module="spanqa_client.commands.ask", help="ask a server one question", extra="client"),
-    "predict": Command(
-        module="spanqa_client.commands.predict", help="answer a whole dataset through a server", extra="client"
-    ),
-    "score": Command(module="spanqa_client.commands.score", help="SQuAD metrics of a prediction file", extra="client"),
-    "bench": Command(module="spanqa_client.commands.bench", help="measure a server with perf_analyzer", extra="client"),
-    "demo": Command(module="spanqa_server.commands.demo", help="serve, ask, score and stop, in one go", extra="serve"),
+    "download_specs": _command("training", "download_specs", "write the shipped specs into a folder"),
+    "check-data": _command("training", "check_data", "print a dataset's statistics and every defect"),
+    "negatives": _command("training", "negatives", "make unanswerable questions from an answerable dataset"),
+    "import": _command("training", "import_", "take over weights: Hugging Face, Megatron-LM, NeMo"),
+    "train": _command("training", "train", "train a checkpoint from a spec"),
+    "finetune": _command("training", "finetune", "train a checkpoint further"),
+    "evaluate": _command("training", "evaluate", "score a checkpoint on a dataset, offline"),
+    "infer": _command("training", "infer", "answer a dataset offline"),
+    "export": _command("build", "export", "export a checkpoint: ONNX, a model repository, Hugging Face"),
+    "infer_onnx": _command("build", "infer_onnx", "answer a dataset offline with an exported ONNX"),
+    "build": _command("build", "build", "export a checkpoint into a model repository"),
+    "serve": _command("serve", "serve", "serve a model repository with Triton"),
+    "ask": _command("client", "ask", "ask a server one question"),
+    "predict": _command("client", "predict", "answer a whole dataset through a server"),
+    "score": _command("client", "score", "SQuAD metrics of a prediction file"),
+    "bench": _command("client", "bench", "measure a server with perf_analyzer"),
+    "demo": _command("serve", "demo", "serve, ask, score and stop, in one go"),
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"spanqa: error: {message}: `{self.prog} --help` tells more\n")
 
 
 def unsupported_reason() -> str | None:
@@ -69,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     width = max(map(len, COMMANDS))
     table = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="spanqa",
         description="Answers questions from text with an exact span, or says that there is no answer.",
         epilog=f"commands:\n{table}\n\n`spanqa COMMAND --help` tells the rest.",
@@ -81,13 +90,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_negative_numbers(arguments: Sequence[str]) -> list[str]:
+    """Join `--threshold -1e-3` to `--threshold=-1e-3`: argparse takes -1e-3 for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _NEGATIVE_NUMBER.fullmatch(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _run(name: str, arguments: Sequence[str]) -> int:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(command.module)
-        parser = argparse.ArgumentParser(prog=f"spanqa {name}", description=command.help[0].upper() + command.help[1:])
+        parser = _Parser(prog=f"spanqa {name}", description=command.help[0].upper() + command.help[1:])
         module.configure(parser)
-        return int(module.run(parser.parse_args(arguments)))
+        # Intermixed: options may stand between the key=value overrides of a spec.
+        return int(module.run(parser.parse_intermixed_args(_with_negative_numbers(arguments))))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package.startswith("spanqa"):

@@ -17,8 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from spanqa_build.errors import OptimizationError
 from spanqa_build.int8 import quantize_products
 from spanqa_build.onnx_export import check_network, onnx_from_model, save_network
-from spanqa_training.checkpoint import load_checkpoint
-from spanqa_training.model import EncoderConfig
+from spanqa_training.model import EncoderConfig, SpanModel
 
 FLOAT32_NETWORK = "network_float32.onnx"
 INT8_NETWORK = "network_int8.onnx"
@@ -37,18 +36,16 @@ class CpuNetworks:
     int8: Path
 
 
-def cpu_networks_from_checkpoint(checkpoint: str | Path, folder: str | Path) -> CpuNetworks:
-    """Export, fuse and quantize a checkpoint's network.
+def cpu_networks_from_model(model: SpanModel, folder: str | Path) -> CpuNetworks:
+    """Export, fuse and quantize a model's network.
 
     Args:
-        checkpoint: The checkpoint.
+        model: The model; it is left as it is.
         folder: Where `FLOAT32_NETWORK` and `INT8_NETWORK` are written.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
         BuildError: The network cannot be exported, fused or quantized.
     """
-    _, model = load_checkpoint(checkpoint)
     networks = CpuNetworks(float32=Path(folder) / FLOAT32_NETWORK, int8=Path(folder) / INT8_NETWORK)
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "network.onnx"

@@ -14,7 +14,6 @@ from onnx import TensorProto
 
 from spanqa.contract import ENCODER_INPUTS, ENCODER_OUTPUTS
 from spanqa_build.errors import ExportError
-from spanqa_training.checkpoint import load_checkpoint
 from spanqa_training.model import SpanModel
 
 OPSET = 18
@@ -23,17 +22,6 @@ MAX_IR_VERSION = 10
 """The newest that ONNX Runtime 1.19.2 (Triton 24.09) reads."""
 
 _ELEM_TYPES = {"INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT}
-
-
-def onnx_from_checkpoint(checkpoint: str | Path, path: str | Path) -> None:
-    """Export a checkpoint; see `onnx_from_model`.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read.
-        ExportError: The graph is not what the contract asks for.
-    """
-    _, model = load_checkpoint(checkpoint)
-    onnx_from_model(model, path)
 
 
 def onnx_from_model(model: SpanModel, path: str | Path) -> None:

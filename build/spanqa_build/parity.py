@@ -64,11 +64,11 @@ class Parity:
             )
 
 
-def session_from_onnx(path: str | Path, *, intra_op_threads: int = 0) -> onnxruntime.InferenceSession:
-    """Load an ONNX file on the CPU.
+def session_from_onnx(network: str | Path | bytes, *, intra_op_threads: int = 0) -> onnxruntime.InferenceSession:
+    """Load an ONNX network on the CPU.
 
     Args:
-        path: The file.
+        network: A file, or its content.
         intra_op_threads: Threads of one call; 0 takes every core.
 
     Raises:
@@ -78,9 +78,11 @@ def session_from_onnx(path: str | Path, *, intra_op_threads: int = 0) -> onnxrun
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = network if isinstance(network, bytes) else str(network)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for each status and no common base
-        raise ParityError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}") from error
+        name = "the packed network" if isinstance(network, bytes) else network
+        raise ParityError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}") from error
 
 
 def run_onnx(session: onnxruntime.InferenceSession, batch: Batch) -> Logits:

@@ -13,7 +13,7 @@ import torch
 
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import Batch, WindowMaker, WindowSettings, batch_windows
-from spanqa_build.cpu import cpu_networks_from_checkpoint, fused_from_onnx, int8_from_fused
+from spanqa_build.cpu import cpu_networks_from_model, fused_from_onnx, int8_from_fused
 from spanqa_build.errors import OptimizationError, ParityError
 from spanqa_build.int8 import ACTIVATION_LEVELS, WEIGHT_LEVELS
 from spanqa_build.onnx_export import onnx_from_model
@@ -66,7 +66,7 @@ def built(request, tmp_path_factory):
     )
     model = SpanModel(encoder).half().float().eval()
     save_checkpoint(checkpoint, model, folder / "checkpoint", dtype="float16")
-    return checkpoint, model, cpu_networks_from_checkpoint(folder / "checkpoint", folder / "networks")
+    return checkpoint, model, cpu_networks_from_model(model, folder / "networks")
 
 
 def session(path, threads=1):

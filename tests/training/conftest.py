@@ -24,16 +24,33 @@ def fifty_questions(real_questions, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def answerable_questions(real_questions, tmp_path_factory):
+    """A SQuAD file of 30 real questions that all have an answer."""
+    path = tmp_path_factory.mktemp("questions") / "answerable.json"
+    write_squad([example for example in real_questions if example.answers][:30], path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(root, tmp_path_factory):
     """Two layers of 96, random weights."""
+    return save_tiny(root, tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def still_checkpoint(root, tmp_path_factory):
+    """The same without dropout: what is trained from it depends on the data alone."""
+    return save_tiny(root, tmp_path_factory.mktemp("checkpoints") / "still", dropout=0.0, attention_dropout=0.0)
+
+
+def save_tiny(root, folder, **changes):
     torch.manual_seed(0)
     tokenizer_json = (root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json").read_text(
         encoding="utf-8"
     )
     config = EncoderConfig(
-        vocab_size=30522, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192, max_positions=256
+        vocab_size=30522, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192, max_positions=256, **changes
     )
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     checkpoint = Checkpoint(
         encoder=config, tokenizer_json=tokenizer_json, windows=WindowSettings(max_seq_length=256, doc_stride=128)
     )

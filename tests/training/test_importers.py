@@ -1,243 +1,241 @@
-"""Hugging Face folders become checkpoints that compute the same."""
+"""What a source is, is decided by its content; what is nothing to take over says so in one sentence."""
 
 from __future__ import annotations
 
-import json
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+import zipfile
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
     BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertModel,
     MegatronBertConfig,
     MegatronBertForMaskedLM,
-    MegatronBertForQuestionAnswering,
     MegatronBertModel,
 )
 
 from spanqa.cli import main
-from spanqa.errors import TokenizerError
-from spanqa_training.checkpoint import load_checkpoint
+from spanqa.errors import SpanqaError
+from spanqa.windows import WindowSettings
+from spanqa_training.checkpoint import load_checkpoint, load_lm_head
 from spanqa_training.errors import ImportWeightsError
-from spanqa_training.importers import (
-    checkpoint_from_hugging_face,
-    hugging_face_keys,
-    hugging_face_weights_from_model,
-)
+from spanqa_training.importers import ImportOptions, import_model, is_importable
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "built", "the", "tower", "?")
-BERT = (BertModel, BertForQuestionAnswering, BertForMaskedLM, BertForSequenceClassification)
-MEGATRON = (MegatronBertModel, MegatronBertForQuestionAnswering, MegatronBertForMaskedLM)
+MEGATRON_NAME = "language_model.embedding.word_embeddings.weight"
 
 
-def write_source(folder, model_class):
-    """Save a small random model with transformers; returns it."""
-    config_class = MegatronBertConfig if model_class in MEGATRON else BertConfig
-    config = config_class(
-        vocab_size=16,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=40,
-        max_position_embeddings=400,
-    )
+def write_hugging_face_folder(folder, model_class=BertForQuestionAnswering, n_positions=400):
+    folder.mkdir()
+    config_class = BertConfig if model_class is BertForQuestionAnswering else MegatronBertConfig
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
     torch.manual_seed(5)
-    source = model_class(config).eval()
-    for parameter in source.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    source.save_pretrained(folder)
+    model_class(config_class(vocab_size=16, max_position_embeddings=n_positions, **sizes)).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    return source
+    return folder
 
 
-def edit_config(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def write_tar(path):
+    (path.parent / "member").write_text("x")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(path.parent / "member", "model_config.yaml")
+    return path
 
 
-def edit_weights(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    save_file(change({name: tensor.clone() for name, tensor in weights.items()}), folder / "model.safetensors")
+def write_zip(path, name):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, b"x")
+    return path
 
 
-@pytest.mark.parametrize("model_class", [*BERT, *MEGATRON])
-def test_every_kind_of_model_is_taken_over_and_renamed_back(tmp_path, model_class):
-    """The round trip gives transformers' own names and values again."""
-    source = write_source(tmp_path, model_class)
-    _, model = checkpoint_from_hugging_face(tmp_path)
-    back = hugging_face_weights_from_model(model)
-    wanted = {name if "." in name and name.startswith(("bert.", "qa_outputs.")) else f"bert.{name}": tensor
-              for name, tensor in source.state_dict().items()}  # fmt: skip
-    shared = [name for name in back if name in wanted]
-    assert len(shared) == len(back) - (0 if "QuestionAnswering" in model_class.__name__ else 2)
-    for name in shared:
-        assert torch.equal(back[name], wanted[name]), name
+def write_torch(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({MEGATRON_NAME: torch.ones(2, 2)}, path, **options)
+    return path
 
 
-@pytest.mark.parametrize("model_class", [BertForQuestionAnswering, MegatronBertForQuestionAnswering])
-def test_our_names_load_into_transformers_without_a_key_over_or_missing(tmp_path, model_class):
-    write_source(tmp_path, model_class)
-    _, model = checkpoint_from_hugging_face(tmp_path)
-    target = model_class(model_class.config_class.from_pretrained(tmp_path)).eval()
-    target.load_state_dict(hugging_face_weights_from_model(model), strict=True)
-    ids = torch.tensor([[2, 4, 5, 3, 6, 7, 3]])
-    ones, types = torch.ones_like(ids), torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
-    with torch.no_grad():
-        start, _ = model(ids, ones, types)
-        expected = target(input_ids=ids, attention_mask=ones, token_type_ids=types).start_logits
-    torch.testing.assert_close(start, expected, atol=1e-5, rtol=0)
+IMPORTABLE = {
+    "a Hugging Face folder": lambda p: write_hugging_face_folder(p / "folder"),
+    "a Megatron-LM file": lambda p: write_torch(p / "any.name"),
+    "a legacy Megatron-LM file": lambda p: write_torch(p / "any.tlt", _use_new_zipfile_serialization=False),
+    "a Megatron-LM folder": lambda p: write_torch(p / "x/release/mp_rank_00/model_optim_rng.pt").parents[2],
+    "a zip of NGC": lambda p: write_zip(p / "x.zip", "release/mp_rank_00/model_optim_rng.pt"),
+    "a NeMo archive": lambda p: write_tar(p / "renamed.tlt"),
+}
 
 
-@pytest.mark.parametrize("family", ["bert", "megatron-bert"])
-def test_the_renaming_table_is_one_to_one(family):
-    keys = hugging_face_keys(family, 24)
-    assert len(set(keys.values())) == len(keys)
+@pytest.mark.parametrize("kind", IMPORTABLE)
+def test_what_can_be_taken_over_is_seen_by_its_content(tmp_path, kind):
+    assert is_importable(IMPORTABLE[kind](tmp_path))
 
 
-def test_a_head_is_taken_over_where_there_is_one_and_drawn_by_the_seed_elsewhere(tmp_path):
-    for name in ("with", "without"):
-        (tmp_path / name).mkdir()
-    source = write_source(tmp_path / "with", BertForQuestionAnswering)
-    write_source(tmp_path / "without", BertModel)
-    checkpoint, model = checkpoint_from_hugging_face(tmp_path / "with")
-    assert torch.equal(model.head.weight, source.qa_outputs.weight)
-    assert checkpoint.provenance["head"] == "taken over"
-    heads = [checkpoint_from_hugging_face(tmp_path / "without", seed=seed)[1].head for seed in (1, 1, 2)]
-    assert torch.equal(heads[0].weight, heads[1].weight)
-    assert not torch.equal(heads[0].weight, heads[2].weight)
-    assert not heads[0].bias.any()
+def test_what_can_be_taken_over_is_seen_without_reading_it(tmp_path):
+    """Of a torch file the table of contents is enough."""
+    path = tmp_path / "x.pt"
+    torch.save({"weight": torch.zeros(1 << 22)}, path)
+    content = bytearray(path.read_bytes())
+    start = content.index(bytes(1 << 20))
+    content[start : start + (1 << 20)] = b"\1" * (1 << 20)
+    path.write_bytes(content)
+    assert is_importable(path)
 
 
-def test_weights_of_sentence_transformers_are_taken_over(tmp_path):
-    """Those have no `bert.` prefix and hold a buffer of position ids."""
-    write_source(tmp_path, BertModel)
-    edit_weights(tmp_path, lambda weights: weights | {"embeddings.position_ids": torch.arange(400)[None]})
-    checkpoint_from_hugging_face(tmp_path)
+def spanqa_checkpoint(name):
+    def write(path):
+        source = write_hugging_face_folder(path / "source")
+        assert main(["import", str(source), "-o", str(path / name)]) == 0
+        return path / name
+
+    return write
 
 
-def test_the_first_names_of_layer_norms_are_understood(tmp_path):
-    write_source(tmp_path, BertForQuestionAnswering)
-    _, expected = checkpoint_from_hugging_face(tmp_path)
+def file_of(content):
+    def write(path):
+        (path / "file.tlt").write_bytes(content)
+        return path / "file.tlt"
 
-    def old(weights):
-        renamed = {}
-        for name, tensor in weights.items():
-            if "LayerNorm" in name:
-                name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
-            renamed[name] = tensor
-        return renamed
-
-    edit_weights(tmp_path, old)
-    _, model = checkpoint_from_hugging_face(tmp_path)
-    assert torch.equal(model.layers[1].attention_norm.bias, expected.layers[1].attention_norm.bias)
+    return write
 
 
-def test_half_precision_weights_become_float32(tmp_path):
-    write_source(tmp_path, BertModel)
-    edit_weights(tmp_path, lambda weights: {name: tensor.half() for name, tensor in weights.items()})
-    _, model = checkpoint_from_hugging_face(tmp_path)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+NOT_IMPORTABLE = {
+    "nothing": (lambda p: p / "missing", "missing: does not exist: give a Hugging Face folder"),
+    "an empty folder": (lambda p: p, "is a folder of nothing that can be taken over: give a Hugging Face folder"),
+    "a checkpoint of ours": (spanqa_checkpoint("checkpoint"), "is a checkpoint of spanqa already: use it as it is"),
+    "a packed checkpoint of ours": (spanqa_checkpoint("packed.tlt"), "is a checkpoint of spanqa already"),
+    "an empty file": (file_of(b""), "is empty"),
+    "a text": (file_of(b"weights" * 1000), "is no file of weights: give one that torch, Megatron-LM or NeMo wrote"),
+    "a JSON": (file_of(b'{"model_type": "bert"}'), "is no file of weights"),
+    "a pickle": (file_of(pickle.dumps([1.0] * 1000)), "is no file of weights"),
+    "another zip": (lambda p: write_zip(p / "x.zip", "config.json"), "is no file of weights"),
+    "an encrypted file": (
+        file_of(random.Random(3).randbytes(1 << 15)),
+        r"looks encrypted by the old toolkit, which cannot be undone here: decrypt it there .* or give the \.nemo",
+    ),
+}
 
 
-def test_the_configurations_eps_is_kept_unless_another_is_given(tmp_path):
-    write_source(tmp_path, MegatronBertModel)
-    kept, _ = checkpoint_from_hugging_face(tmp_path)
-    given, model = checkpoint_from_hugging_face(tmp_path, layer_norm_eps=1e-5)
-    assert kept.encoder.layer_norm_eps == 1e-12
-    assert given.encoder.layer_norm_eps == model.final_norm.eps == given.provenance["layer_norm_eps"] == 1e-5
-    assert given.provenance["layer_norm_eps_of_source"] == 1e-12
+@pytest.mark.parametrize("kind", NOT_IMPORTABLE)
+def test_what_cannot_be_taken_over_is_told_what_could(tmp_path, kind):
+    make, message = NOT_IMPORTABLE[kind]
+    path = make(tmp_path)
+    assert not is_importable(path)
+    with pytest.raises(ImportWeightsError, match=message) as caught:
+        import_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "roberta"}, r"config\.json: model_type is 'roberta': only bert and megatron-bert"),
-        ({"hidden_act": "relu"}, "hidden_act is 'relu': supported are gelu"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key': only 'absolute'"),
-        ({"is_decoder": True}, "is_decoder is True: only False"),
-        ({"num_attention_heads": 5}, "hidden_size 24 is not a multiple of num_heads 5"),
-        ({"num_hidden_layers": 1}, r"holds .*encoder\.layer\.1\..* and 15 other weights that a bert of 1 layers"),
-        ({"num_hidden_layers": 3}, r"lacks bert\.encoder\.layer\.2\..*not a complete bert encoder"),
-        ({"intermediate_size": 41}, r"has shape \(40, 24\) and config.json asks for \(41, 24\)"),
-        ({"type_vocab_size": 1}, "question and context need one type each"),
-    ],
-)
-def test_a_configuration_that_does_not_fit_is_one_sentence(tmp_path, changes, message):
-    write_source(tmp_path, BertForQuestionAnswering)
-    edit_config(tmp_path, **changes)
-    with pytest.raises(ImportWeightsError, match=message):
-        checkpoint_from_hugging_face(tmp_path)
+def test_a_file_of_hugging_face_weights_alone_is_told_to_bring_its_folder(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "folder")
+    torch.save({"bert.embeddings.word_embeddings.weight": torch.ones(16, 24)}, folder / "pytorch_model.bin")
+    with pytest.raises(ImportWeightsError, match=r"weights of Hugging Face are taken over by their folder"):
+        import_model(folder / "pytorch_model.bin")
+    with pytest.raises(ImportWeightsError, match="or a Hugging Face folder"):
+        import_model(folder / "model.safetensors")
 
 
-def test_an_incomplete_configuration_names_the_key(tmp_path):
-    write_source(tmp_path, BertModel)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ImportWeightsError, match="lacks 'vocab_size'"):
-        checkpoint_from_hugging_face(tmp_path)
+def test_a_damaged_configuration_is_still_a_hugging_face_folder(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "folder")
+    (folder / "config.json").write_text("{")
+    assert is_importable(folder)
+    with pytest.raises(ImportWeightsError, match=r"config\.json: cannot be read as JSON"):
+        import_model(folder)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json"])
-def test_bin_files_and_shards_are_refused_with_the_way_out(tmp_path, name):
-    write_source(tmp_path, BertModel)
-    (tmp_path / "model.safetensors").rename(tmp_path / name)
-    with pytest.raises(ImportWeightsError, match=r"are not read yet: load it with transformers and save_pretrained"):
-        checkpoint_from_hugging_face(tmp_path)
+def test_a_truncated_zip_is_still_a_file_of_weights(tmp_path):
+    path = write_torch(tmp_path / "model_optim_rng.pt")
+    path.write_bytes(path.read_bytes()[:300])
+    assert is_importable(path)
+    with pytest.raises(ImportWeightsError, match=r"model_optim_rng\.pt: is damaged, incomplete"):
+        import_model(path)
 
 
-def test_damaged_files_are_named(tmp_path):
-    with pytest.raises(ImportWeightsError, match=r"holds no config\.json: give a Hugging Face model folder"):
-        checkpoint_from_hugging_face(tmp_path)
-    write_source(tmp_path, BertModel)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ImportWeightsError, match=r"model\.safetensors: is damaged or incomplete"):
-        checkpoint_from_hugging_face(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ImportWeightsError, match=r"config\.json: is not a model's configuration"):
-        checkpoint_from_hugging_face(tmp_path)
+def test_a_source_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    path = write_torch(tmp_path / "x.pt")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("spanqa_training.importers.is_torch_file", refuse)
+    assert not is_importable(path)
+    with pytest.raises(ImportWeightsError, match=r"x\.pt: cannot be read: .*Permission denied"):
+        import_model(path)
 
 
-def test_a_head_of_another_task_is_refused(tmp_path):
-    write_source(tmp_path, BertForQuestionAnswering)
-    edit_weights(tmp_path, lambda weights: weights | {"qa_outputs.weight": torch.zeros(3, 24)})
-    with pytest.raises(ImportWeightsError, match="a start and an end are expected"):
-        checkpoint_from_hugging_face(tmp_path)
+@pytest.mark.parametrize("kind", ["a Megatron-LM file", "a zip of NGC", "a NeMo archive"])
+def test_no_damage_of_a_file_is_more_than_one_sentence(tmp_path, kind):
+    path = IMPORTABLE[kind](tmp_path)
+    whole = path.read_bytes()
+    generator = random.Random(7)
+    for number in range(200):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[generator.randrange(len(whole))] = generator.randrange(256)
+        path.write_bytes(damaged[: generator.randrange(len(whole))] if number % 4 == 0 else damaged)
+        is_importable(path)
+        with pytest.raises(SpanqaError) as caught:
+            import_model(path)
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    write_source(tmp_path, BertModel)
-    (tmp_path / "vocab.txt").unlink()
-    with pytest.raises(TokenizerError, match=r"holds neither tokenizer\.json nor vocab\.txt"):
-        checkpoint_from_hugging_face(tmp_path)
-
-
-@pytest.mark.parametrize(("lower", "expected"), [(True, [7]), (False, [1])])
-def test_the_tokenizer_of_a_vocabulary_follows_its_configuration(tmp_path, lower, expected):
-    write_source(tmp_path, BertModel)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
-    checkpoint, _ = checkpoint_from_hugging_face(tmp_path)
-    assert checkpoint.tokenizer().pieces("Tower").ids.tolist() == expected
+def test_windows_longer_than_the_models_positions_must_be_told(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "folder", n_positions=200)
+    with pytest.raises(ImportWeightsError, match=r"safetensors: max_seq_length 384 is more than the model's 200 pos"):
+        import_model(folder)
+    windows = WindowSettings(max_seq_length=200)
+    assert import_model(folder, ImportOptions(windows=windows)).checkpoint.windows == windows
 
 
 def test_the_command_writes_a_checkpoint_and_says_what_it_took_over(tmp_path, capsys):
-    (tmp_path / "source").mkdir()
-    write_source(tmp_path / "source", MegatronBertModel)
-    arguments = ["import", str(tmp_path / "source"), "-o", str(tmp_path / "checkpoint"), "--layer-norm-eps", "1e-5"]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "megatron-bert, 2 layers of 24" in said
-    assert "layer norm eps 1e-05, head fresh, seed 0" in said
-    checkpoint, model = load_checkpoint(tmp_path / "checkpoint")
-    expected = checkpoint_from_hugging_face(tmp_path / "source", layer_norm_eps=1e-5)
-    assert checkpoint == expected[0]
-    for name, tensor in expected[1].state_dict().items():
+    source = write_hugging_face_folder(tmp_path / "source", MegatronBertModel)
+    target = tmp_path / "checkpoint"
+    options = ["--layer-norm-eps", "1e-5", "--activation", "gelu_tanh", "--num-heads", "6", "--seed", "3"]
+    assert main(["import", str(source), "-o", str(target), *options, "--no-do-lower-case"]) == 0
+    assert capsys.readouterr().out == (
+        f"{target}: Hugging Face folder, megatron-bert, 2 layers of 24, 6 heads, 19,090 parameters, layer norm eps"
+        " 1e-05, gelu_tanh, vocabulary of 9, head fresh, seed 3\n"
+    )
+    checkpoint, model = load_checkpoint(target)
+    said = ImportOptions(layer_norm_eps=1e-5, activation="gelu_tanh", num_heads=6, seed=3, do_lower_case=False)
+    expected = import_model(source, said)
+    assert checkpoint == expected.checkpoint
+    for name, tensor in expected.model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_the_command_takes_another_tokenizer(tmp_path, capsys):
+    source = write_hugging_face_folder(tmp_path / "source")
+    (tmp_path / "other.txt").write_text("\n".join((*WORDS, "Tower", "city")), encoding="utf-8")
+    arguments = ["import", str(source), "-o", str(tmp_path / "checkpoint"), "--tokenizer", str(tmp_path / "other.txt")]
+    assert main(arguments) == 0
+    assert "vocabulary of 11, head taken over" in capsys.readouterr().out
+    checkpoint, _ = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.tokenizer().pieces("Tower").ids.tolist() == [9]
+
+
+def test_the_command_keeps_a_masked_lm_head(tmp_path, capsys):
+    source = write_hugging_face_folder(tmp_path / "source", MegatronBertForMaskedLM)
+    assert main(["import", str(source), "-o", str(tmp_path / "checkpoint")]) == 0
+    assert capsys.readouterr().out.endswith("head fresh, seed 0, masked-LM head kept\n")
+    kept, expected = load_lm_head(tmp_path / "checkpoint"), import_model(source).lm_head
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_command_says_one_sentence_about_what_is_no_model(tmp_path, capsys):
     assert main(["import", str(tmp_path), "-o", str(tmp_path / "checkpoint")]) == 2
-    assert capsys.readouterr().err.startswith("spanqa: error: ")
+    said = capsys.readouterr().err
+    assert said.startswith(f"spanqa: error: {tmp_path}: is a folder of nothing")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_importing_needs_nothing_of_transformers():
+    code = "import sys; sys.modules['transformers'] = None; import spanqa_training.importers"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

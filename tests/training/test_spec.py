@@ -1,15 +1,71 @@
-"""Specs: every shipped one is sound, every mistake is named with its key."""
+"""Specs: every shipped one is sound, old keys mean what they meant, every mistake is named with its key."""
 
-import itertools
+import json
 
 import pytest
 
+from spanqa.windows import WindowSettings
 from spanqa_training.errors import SpecError
-from spanqa_training.loop import learning_rate_factor
-from spanqa_training.spec import ScheduleSpec
+from spanqa_training.spec import Spec
 from spanqa_training.spec_file import load_spec, spec_yaml
+from spanqa_training.spec_rules import MOVED, ONLY, REPLACED
 
-MINIMAL = "restore_from: base\ntraining_ds:\n  file: train.json\n"
+ALL = set(Spec.__dataclass_fields__)
+NEMO = """
+trainer:
+  gpus: 1
+  num_nodes: 1
+  max_epochs: 2
+  max_steps: null
+  accumulate_grad_batches: 1
+  precision: 16
+  amp_level: O1
+  distributed_backend: ddp
+  gradient_clip_val: 0.0
+  val_check_interval: 1.0
+  checkpoint_callback: false
+  logger: false
+  num_sanity_val_steps: 0
+  row_log_interval: 1
+model:
+  nemo_path: null
+  dataset:
+    version_2_with_negative: false
+    doc_stride: 128
+    max_query_length: 64
+    max_seq_length: 384
+    max_answer_length: 30
+    null_score_diff_threshold: 0.0
+    n_best_size: 20
+    use_cache: true
+    do_lower_case: true
+    num_workers: 2
+    pin_memory: false
+    drop_last: false
+  train_ds:
+    file: train.json
+    batch_size: 24
+    shuffle: true
+    num_samples: -1
+    num_workers: ${model.dataset.num_workers}
+  validation_ds:
+    file: dev.json
+    batch_size: 24
+    shuffle: false
+    num_samples: -1
+  optim:
+    name: adamw
+    lr: 3e-5
+    betas: [0.9, 0.999]
+    weight_decay: 0.0
+    sched:
+      name: SquareRootAnnealing
+      warmup_steps: null
+      warmup_ratio: 0.0
+      last_epoch: -1
+      monitor: val_loss
+      reduce_on_plateau: false
+"""
 
 
 @pytest.fixture
@@ -22,71 +78,237 @@ def spec_file(tmp_path):
     return write
 
 
-def test_every_shipped_spec_is_sound_once_its_open_values_are_given(root):
+@pytest.fixture
+def notes():
+    return []
+
+
+@pytest.fixture
+def load(spec_file, notes):
+    """Loads a spec's text; every section may be used."""
+
+    def read(text, *overrides, uses=ALL):
+        return load_spec(spec_file(text), overrides, uses=uses, warn=notes.append)
+
+    return read
+
+
+def test_every_shipped_spec_is_sound_once_its_open_values_are_given(root, notes):
     specs = sorted((root / "training" / "specs").glob("*.yaml"))
-    assert specs
+    assert len(specs) == 13
     for path in specs:
-        spec = load_spec(
-            path, ["training_ds.file=[a.json,b.json]", "validation_ds.file=c.json"], model="some-checkpoint"
-        )
-        assert spec.training_ds.file == ("a.json", "b.json")
-        assert spec.restore_from == "some-checkpoint"
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("# ")
+        sections = ("training_ds", "finetuning_ds", "validation_ds", "test_ds", "infer_ds")
+        overrides = [f"{name}.file=[a.json,b.json]" for name in sections if f"{name}:" in text]
+        overrides += ["model.tokenizer.vocab_file=vocab.txt"] if "vocab_file: ???" in text else []
+        overrides += ["restore_from=base"] if "restore_from: ???" in text else []
+        loaded = load_spec(path, overrides, uses=ALL, warn=notes.append)
+        assert all(getattr(loaded.spec, name).file == ("a.json", "b.json") for name in sections if f"{name}:" in text)
+    assert notes == []
 
 
-def test_a_resolved_spec_reads_back_as_itself(spec_file, tmp_path):
-    spec = load_spec(spec_file(MINIMAL + "optim:\n  lr: 1e-4\n  betas: [0.9, 0.98]\n"))
-    again = tmp_path / "resolved.yaml"
-    again.write_text(spec_yaml(spec), encoding="utf-8")
-    assert load_spec(again) == spec
-    assert spec.optim.lr == 1e-4
+def test_the_published_recipe_of_megatron_is_in_its_spec(root, notes):
+    path = root / "training" / "specs" / "megatron_345m_squad2.yaml"
+    spec = load_spec(path, ["training_ds.file=t", "validation_ds.file=v"], uses=ALL, warn=notes.append).spec
+    assert (spec.trainer.max_epochs, spec.trainer.precision, spec.trainer.gpus) == (2, "16", 2)
+    assert spec.training_ds.batch_size == 12
+    assert spec.model.language_model.pretrained_model_name == "megatron-bert-345m-uncased"
 
 
-def test_references_between_keys_are_resolved(spec_file):
-    spec = load_spec(spec_file(MINIMAL + "  batch_size: 7\nvalidation_ds:\n  batch_size: ${training_ds.batch_size}\n"))
-    assert spec.validation_ds.batch_size == 7
+def test_what_a_spec_leaves_out_is_as_in_the_old_toolkit(load):
+    spec = load("").spec
+    assert spec.window_settings(WindowSettings()) == WindowSettings(
+        max_seq_length=384, doc_stride=128, max_query_length=64
+    )
+    assert (spec.trainer.max_epochs, spec.trainer.precision, spec.trainer.gradient_clip_val) == (2, "16", 0.0)
+    assert (spec.training_ds.batch_size, spec.training_ds.num_samples, spec.training_ds.shuffle) == (24, -1, True)
+    assert (spec.optim.name, spec.optim.lr, spec.optim.betas, spec.optim.weight_decay) == (
+        "adamw",
+        3e-5,
+        (0.9, 0.999),
+        0,
+    )
+    assert spec.optim.sched.name == "SquareRootAnnealing"
+    assert (spec.model.dataset.n_best_size, spec.model.dataset.num_workers) == (20, 2)
+    assert spec.model.language_model.pretrained_model_name == "bert-base-uncased"
 
 
-def test_the_last_override_wins(spec_file):
-    assert load_spec(spec_file(MINIMAL), ["optim.lr=1e-3", "optim.lr=2e-3"]).optim.lr == 2e-3
+def test_nemos_spec_is_read_under_the_names_here(load, notes):
+    spec = load(NEMO).spec
+    assert (spec.training_ds.file, spec.validation_ds.file) == (("train.json",), ("dev.json",))
+    assert spec.training_ds.num_workers == 2
+    assert spec.trainer.log_every_n_steps == 1
+    assert spec.model.dataset.version_2_with_negative is False
+    assert notes == [f"{old} is read as {new}" for old, new in MOVED.items() if old in notes_in(notes)]
+    assert "model.train_ds is read as training_ds" in notes
+
+
+def notes_in(notes):
+    return [note.split(" ")[0] for note in notes]
+
+
+def test_a_resolved_spec_reads_back_as_itself(load):
+    spec = load(
+        "restore_from: base\noptim:\n  lr: 1e-4\n  betas: [0.9, 0.98]\nmodel:\n  dataset:\n    doc_stride: 64\n"
+    ).spec
+    assert load(spec_yaml(spec)).spec == spec
+
+
+def test_references_reach_other_keys_defaults_and_the_environment(load, monkeypatch):
+    monkeypatch.setenv("SPANQA_TEST_DATA", "/data")
+    spec = load(
+        "training_ds:\n  file: ${oc.env:SPANQA_TEST_DATA}/train.json\n  batch_size: ${model.dataset.n_best_size}\n"
+        "model:\n  tokenizer:\n    tokenizer_name: ${model.language_model.pretrained_model_name}\n"
+    ).spec
+    assert spec.training_ds.file == ("/data/train.json",)
+    assert spec.training_ds.batch_size == 20
+    assert spec.model.tokenizer.tokenizer_name == "bert-base-uncased"
+
+
+def test_an_open_value_matters_only_to_the_command_that_reads_it(load, notes):
+    text = "training_ds:\n  file: t.json\ntest_ds:\n  file: ???\n"
+    assert load(text, uses={"training_ds"}).spec.training_ds.file == ("t.json",)
+    assert notes == ["test_ds is not read by this command"]
+    with pytest.raises(SpecError, match=r"test_ds\.file is \?\?\?, a value that must be given: add test_ds\.file="):
+        load(text, uses={"test_ds"})
+
+
+def test_an_open_value_between_braces_is_named_with_its_mend(load):
+    with pytest.raises(SpecError, match=r'line 1 column 21: not valid YAML: .*: write "\?\?\?" in quotes'):
+        load("training_ds: {file: ???, batch_size: 3}")
+    with pytest.raises(SpecError, match=r"training_ds\.file is \?\?\?"):
+        load('training_ds: {file: "???", batch_size: 3}')
+
+
+@pytest.mark.parametrize("override", ["optim.lr=1e-3", "+optim.lr=1e-3", "++optim.lr=1e-3"])
+def test_hydras_ways_to_set_a_key_set_it(load, override):
+    assert load("optim:\n  lr: 1.0\n", override).spec.optim.lr == 1e-3
+
+
+@pytest.mark.parametrize("override", ["~optim.sched", "~optim.sched.name", "~optim.sched.name=CosineAnnealing"])
+def test_hydras_tilde_takes_a_key_out(load, override):
+    assert (
+        load("optim:\n  sched:\n    name: CosineAnnealing\n", override).spec.optim.sched.name == "SquareRootAnnealing"
+    )
+    with pytest.raises(SpecError, match=r"optim\.lr: the override cannot be applied: the spec holds no such key"):
+        load("optim:\n  weight_decay: 0\n", "~optim.lr")
+
+
+def test_later_overrides_win_and_lists_are_lists(load):
+    spec = load("", "training_ds.file=a.json", "training_ds.file=[b.json,c d.json]", "optim.betas=[0.9,0.95]").spec
+    assert spec.training_ds.file == ("b.json", "c d.json")
+    assert spec.optim.betas == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("text", ["optim:\n  name: no\n", ""])
+def test_no_is_a_name_and_not_false(load, text):
+    with pytest.raises(SpecError, match=r"optim\.name: must be one of adamw, .*, got 'no'"):
+        load(text, *([] if text else ["optim.name=no"]))
+
+
+@pytest.mark.parametrize(("value", "meant"), [("16", "16"), ("bf16", "bf16"), ("32", "32"), ("'16'", "16")])
+def test_a_precision_is_a_number_or_a_name(load, value, meant):
+    assert load(f"trainer:\n  precision: {value}\n").spec.trainer.precision == meant
+
+
+@pytest.mark.parametrize(("value", "number"), [("1e-3", 1e-3), ("5e-06", 5e-6), ("3E5", 3e5), (".5", 0.5), ("1", 1.0)])
+def test_numbers_without_a_point_are_numbers(load, value, number):
+    assert load(f"optim:\n  lr: {value}\n").spec.optim.lr == number
+    assert load("", f"optim.lr={value}").spec.optim.lr == number
+
+
+def test_max_steps_of_minus_one_is_none(load):
+    assert load("trainer:\n  max_steps: -1\n").spec.trainer.max_steps is None
+
+
+@pytest.mark.parametrize("key", ONLY)
+def test_a_key_with_one_value_is_accepted_with_it_and_refused_with_another(load, key):
+    assert load("", f"{key}={json.dumps(ONLY[key].allowed[0])}").spec == Spec()
+    with pytest.raises(SpecError, match=f"{key}: must be .*, got 'another': "):
+        load("", f"{key}=another")
+
+
+@pytest.mark.parametrize("key", REPLACED)
+def test_a_key_without_meaning_is_refused_with_what_replaces_it(load, key):
+    with pytest.raises(SpecError, match=f"{key}: has no meaning here: .*: delete it"):
+        load("", f"{key}=1")
+
+
+@pytest.mark.parametrize("key", MOVED)
+def test_a_key_given_under_both_of_its_names_is_refused(load, key):
+    value = "{}" if "." not in key or key.startswith("model") else "1"
+    with pytest.raises(SpecError, match=f"{key} and {MOVED[key]} are the same"):
+        load("", f"{key}={value}", f"{MOVED[key]}={value}")
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        (MINIMAL + "optim:\n  learning_rate: 1\n", [], r"optim.learning_rate: no such key: allowed here: name, lr"),
-        (MINIMAL + "trainer:\n  max_epoch: 1\n", [], "trainer.max_epoch: no such key: did you mean max_epochs?"),
-        (MINIMAL + "trainer:\n  max_epochs: two\n", [], "trainer.max_epochs: expected int, got 'two'"),
-        (MINIMAL + "trainer: 3\n", [], "trainer: expected keys below it, got 3"),
-        (MINIMAL + "trainer:\n  precision: 64\n", [], "trainer.precision: must be 32, 16 or bf16, got '64'"),
-        (MINIMAL + "optim:\n  name: no\n", [], "optim.name"),
-        (MINIMAL + "optim:\n  lr: -1e-3\n", [], "optim.lr: must be above 0"),
-        (MINIMAL + "optim:\n  sched:\n    name: Noam\n", [], "optim.sched.name: must be WarmupAnnealing or Cosine"),
-        (MINIMAL + "model:\n  dataset:\n    max_seq_length: 100\n", [], "model.dataset: max_seq_length 100 is too"),
-        ("restore_from: ???\n", [], "restore_from is \\?\\?\\?, a value that must be given"),
-        ("restore_from: base\n", [], "training_ds.file: must be a file or a list of files"),
-        (MINIMAL, ["+optim.lr=1"], r"'\+optim.lr=1' is not an override: write key=value"),
-        (MINIMAL, ["optim.lr"], "'optim.lr' is not an override"),
-        (MINIMAL + "x: ${nowhere}\n", [], "nowhere"),
-        ("{file: ???}\n: [", [], "not a YAML spec"),
+        ("trainer:\n  max_epoch: 1\n", [], "trainer.max_epoch: no such key: did you mean max_epochs?"),
+        ("trainer:\n  lr: 1\n", [], r"trainer.lr: no such key: did you mean optim.lr\?"),
+        ("zzz: 1\n", [], "zzz: no such key: allowed here: restore_from"),
+        ("trainer:\n  max_epochs: two\n", [], "trainer.max_epochs: expected int, got 'two'"),
+        ("trainer:\n  max_epochs: 1.5\n", [], "trainer.max_epochs: expected int, got 1.5"),
+        ("trainer: 3\n", [], "trainer: expected keys below it, got 3"),
+        ("trainer:\n  precision: 64\n", [], "trainer.precision: must be 32, 16 or bf16, got '64'"),
+        ("trainer:\n  gpus: [0, 1]\n", [], r"trainer.gpus: expected int, got \[0, 1\]"),
+        ("trainer:\n  val_check_interval: 2.0\n", [], "trainer.val_check_interval: must be in 0..1"),
+        ("optim:\n  lr: -1e-3\n", [], "optim.lr: must be above 0"),
+        ("optim:\n  sched:\n    name: Noam\n", [], "optim.sched.name: must be one of SquareRootAnnealing"),
+        ("optim:\n  sched:\n    warmup_steps: 5\n    warmup_ratio: 0.1\n", [], "contradict each other"),
+        ("model:\n  dataset:\n    use_cache: yes\n", [], "model.dataset.use_cache: expected bool, got 'yes'"),
+        ("model:\n  dataset:\n    keep_doc_spans: some\n", [], "keep_doc_spans: must be all, only_positive"),
+        ("optim: {}\n", ["optim.lr"], "'optim.lr' is not an override: write key=value"),
+        ("optim: {}\n", ["=3"], "'=' is not an override"),
+        ("optim: {}\n", ["optim.lr=@x"], "optim.lr: the override cannot be applied: line 1 column 1: not valid YAML"),
+        ("x: ${nowhere}\n", [], "nowhere"),
+        ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", [], "line 3 column 3: not valid YAML: 'max_epochs' is given"),
+        ("trainer:\n\tmax_epochs: 1\n", [], "line 2 column 1: .*: indent with spaces, not tabs"),
+        ("? [a]\n: 1\n", [], "a key must be a word"),
         ("- a\n- b\n", [], "a spec is a mapping of keys"),
-        (MINIMAL, ["training_ds.num_samples=0"], "training_ds.num_samples: must be -1 or above 0, got 0"),
+        ("test_ds:\n  num_samples: 0\n", [], "test_ds.num_samples: must be -1 or above 0, got 0"),
+        ("export_format: TRT\n", [], "export_format: must be ONNX, RIVA, JARVIS, HF, got 'TRT'"),
     ],
 )
-def test_a_mistake_is_named_with_its_key(spec_file, text, overrides, message):
-    with pytest.raises(SpecError, match=message):
-        load_spec(spec_file(text), overrides)
+def test_a_mistake_is_named_with_its_key_in_one_line(load, spec_file, text, overrides, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        load(text, *overrides)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_missing_spec_is_named(tmp_path):
-    with pytest.raises(SpecError, match=r"nowhere\.yaml: no such spec"):
-        load_spec(tmp_path / "nowhere.yaml")
+def test_lengths_that_contradict_each_other_are_refused(load):
+    spec = load("model:\n  dataset:\n    max_seq_length: 100\n").spec
+    with pytest.raises(SpecError, match=r"model\.dataset: max_seq_length 100 is too short"):
+        spec.window_settings(WindowSettings())
 
 
-@pytest.mark.parametrize("name", ["WarmupAnnealing", "CosineAnnealing"])
-def test_the_learning_rate_warms_up_to_one_and_decays_to_zero(name):
-    schedule = ScheduleSpec(name=name, warmup_ratio=0.1)
-    factors = [learning_rate_factor(step, 100, schedule) for step in range(100)]
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[10] == 1.0
-    assert all(later < earlier for earlier, later in itertools.pairwise(factors[10:]))
-    assert 0 < factors[-1] < 0.02
+def test_a_restored_models_windows_stay_where_the_spec_says_nothing(load):
+    restored = WindowSettings(max_seq_length=256, doc_stride=100, max_query_length=32)
+    assert load("").spec.window_settings(restored) == restored
+    assert load("", "model.dataset.doc_stride=64").spec.window_settings(restored).doc_stride == 64
+
+
+def test_a_missing_or_unreadable_spec_is_named(tmp_path, notes):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: no such spec: `spanqa download_specs"):
+        load_spec(tmp_path / "nowhere.yaml", uses=ALL, warn=notes.append)
+    (tmp_path / "latin.yaml").write_bytes(b"optim: \xe9\n")
+    with pytest.raises(SpecError, match=r"latin\.yaml: cannot be read as a spec"):
+        load_spec(tmp_path / "latin.yaml", uses=ALL, warn=notes.append)
+
+
+def test_the_encryption_key_is_read_and_never_part_of_the_spec(load):
+    loaded = load("encryption_key: from-the-spec\n", "encryption_key=from-the-command")
+    assert loaded.encryption_key == "from-the-command"
+    for shown in (spec_yaml(loaded.spec), repr(loaded), repr(loaded.spec)):
+        assert "from-the" not in shown
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["encryption_key=@tell: nobody: x", "encryption_key.deeper=tell: @nobody", "=tell", "~encryption_key.x=tell"],
+)
+def test_an_override_that_fails_does_not_show_its_value(load, override):
+    with pytest.raises(SpecError) as caught:
+        load("encryption_key: tell-nobody\n", override)
+    assert "tell" not in str(caught.value).replace("test_an_override_that_fails_does_not_show_its_value", "")

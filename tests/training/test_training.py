@@ -1,5 +1,6 @@
 """Training learns, and an interrupted run ends as if nothing had happened."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,16 +11,16 @@ import pytest
 import torch
 
 from spanqa.cli import main
-from spanqa_training.checkpoint import load_checkpoint
-from spanqa_training.state import load_state
+from spanqa_training.checkpoint import load_checkpoint, read_checkpoint
+from spanqa_training.decoding import ALWAYS_ANSWER
 
 SPEC = """\
 restore_from: ???
-trainer: {max_epochs: 40, seed: 1}
+trainer: {max_epochs: 40, seed: 1, precision: 32, save_top_k: 0}
 model: {dataset: {max_seq_length: 256, doc_stride: 128}}
 training_ds: {file: '???', batch_size: 10}
 validation_ds: {file: '???'}
-optim: {lr: 2.0e-3, sched: {warmup_ratio: 0.1}}
+optim: {lr: 2.0e-3, sched: {name: WarmupAnnealing, warmup_ratio: 0.1}}
 """
 
 
@@ -36,21 +37,51 @@ def train(tmp_path, tiny_checkpoint, fifty_questions):
     return arguments
 
 
-def trained(results):
-    return load_checkpoint(results / "checkpoints" / "trained-model")
+def trained(results, name="trained-model.tlt"):
+    return load_checkpoint(results / "checkpoints" / name)
 
 
-def test_training_on_fifty_real_questions_overfits_them(train, tmp_path):
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same_weights(one, other, *, atol=0.0):
+    for name, tensor in one.state_dict().items():
+        assert torch.allclose(tensor, other.state_dict()[name], rtol=0, atol=atol), name
+
+
+def test_training_on_fifty_real_questions_overfits_them(train, tmp_path, capsys):
     assert main(train(tmp_path / "run")) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "checkpoints" / "trained-model.tlt")
     checkpoint, _ = trained(tmp_path / "run")
-    scores = checkpoint.metrics["validation"]["tuned_threshold"]
-    assert scores["total"] == 50
-    assert scores["f1"] >= 95
-    assert checkpoint.metrics["validation"]["forced_answerable"]["f1"] >= 95
+    validation = checkpoint.metrics["validation"]
+    assert validation["model_threshold"]["total"] == 50
+    assert validation["model_threshold"]["f1"] >= 95
+    assert validation["forced_answerable"]["f1"] >= 95
+    checks = [line for line in lines(tmp_path / "run" / "train.jsonl") if "train_loss" in line]
+    assert len(checks) == 40
+    assert checks[-1]["val_loss"] < 0.2 < checks[0]["val_loss"]
+    assert checks == checkpoint.provenance["checks"]
+
+
+def test_the_log_has_a_line_for_each_nth_step_and_the_card_says_what_was_done(train, tmp_path):
+    run = tmp_path / "run"
+    assert main(train(run, "trainer.max_epochs=2", "trainer.log_every_n_steps=2", "save_to=folder")) == 0
+    checkpoint, _ = trained(run, "folder")
+    n_steps = 2 * -(-checkpoint.provenance["n_windows"] // 10)
+    steps = [line["step"] for line in lines(run / "train.jsonl") if "loss" in line]
+    assert steps == list(range(2, n_steps + 1, 2))
+    card = (run / "model_card.md").read_text(encoding="utf-8")
+    assert card == (run / "checkpoints" / "folder" / "README.md").read_text(encoding="utf-8")
+    for part in ("## Data", "fifty.json", "50 questions", "2 epochs", "learning rate 0.002", "WarmupAnnealing"):
+        assert part in card
+    assert f"{checkpoint.metrics['validation']['model_threshold']['f1']:.2f} [" in card
+    for section in ("Limits", "Bias", "Licence"):
+        assert f"## {section}\n\n*To fill:*" in card
 
 
 def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path):
-    short = ["trainer.max_epochs=6", "optim.lr=1e-3", "trainer.save_every_s=0.2"]
+    short = ["trainer.max_epochs=6", "optim.lr=1e-3", "trainer.save_every_s=0.2", "trainer.log_every_n_steps=1"]
     assert main(train(tmp_path / "whole", *short)) == 0
     killed = train(tmp_path / "killed", *short)
     state = tmp_path / "killed" / "state" / "state.pt"
@@ -61,9 +92,10 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert main(killed) == 0
-    (_, whole), (_, resumed) = trained(tmp_path / "whole"), trained(tmp_path / "killed")
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    (one, whole), (other, resumed) = trained(tmp_path / "whole"), trained(tmp_path / "killed")
+    assert_same_weights(whole, resumed)
+    assert one.metrics == other.metrics
+    assert lines(tmp_path / "whole" / "train.jsonl") == lines(tmp_path / "killed" / "train.jsonl")
 
 
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(train, tmp_path, monkeypatch, capsys):
@@ -84,6 +116,102 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(train, tmp_path, 
     assert "the same command resumes" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "resuming at epoch 1, batch 3" in capsys.readouterr().err
+    assert main(arguments) == 0, "a run that is done is done again at no cost"
+
+
+def test_the_checkpoints_with_the_lowest_validation_loss_are_kept(train, tmp_path):
+    run = tmp_path / "run"
+    options = ["trainer.max_epochs=5", "trainer.save_top_k=2", "trainer.val_check_interval=0.5", "optim.lr=5e-3"]
+    assert main(train(run, *options)) == 0
+    checks = [line for line in lines(run / "train.jsonl") if "val_loss" in line]
+    assert len(checks) >= 10
+    best = sorted(checks, key=lambda check: (check["val_loss"], check["step"]))[:2]
+    kept = sorted(path.name for path in (run / "checkpoints").glob("*.ckpt"))
+    assert kept == sorted(check["checkpoint"] for check in best)
+    for check in best:
+        checkpoint, _ = trained(run, check["checkpoint"])
+        assert checkpoint.no_answer_threshold == check["threshold"]
+
+
+def test_max_steps_ends_a_run_whatever_max_epochs_says(train, tmp_path, capsys):
+    assert main(train(tmp_path / "run", "trainer.max_steps=3", "trainer.log_every_n_steps=1")) == 0
+    assert [line["step"] for line in lines(tmp_path / "run" / "train.jsonl") if "loss" in line] == [1, 2, 3]
+    assert "step 3 of 3" in capsys.readouterr().err
+
+
+def test_summed_batches_are_one_large_batch(train, tmp_path, still_checkpoint):
+    still = ["-m", str(still_checkpoint), "trainer.max_epochs=1", "training_ds.shuffle=false", "validation_ds.file=[]"]
+    assert main(train(tmp_path / "large", *still, "training_ds.batch_size=70", "training_ds.num_samples=48")) == 0
+    assert main(
+        train(
+            tmp_path / "summed",
+            *still,
+            "training_ds.batch_size=35",
+            "training_ds.num_samples=48",
+            "trainer.accumulate_grad_batches=2",
+        )
+    ) == 0  # fmt: skip
+    (checkpoint, large), (_, summed) = trained(tmp_path / "large"), trained(tmp_path / "summed")
+    assert checkpoint.provenance["n_windows"] == 70
+    assert_same_weights(large, summed, atol=1e-4)
+
+
+def test_a_model_that_must_answer_is_trained_on_answerable_questions_alone(train, tmp_path, capsys):
+    must_answer = ["trainer.max_epochs=1", "model.dataset.version_2_with_negative=false"]
+    assert main(train(tmp_path / "run", *must_answer)) == 2
+    error = capsys.readouterr().err
+    assert "fifty.json: data[" in error
+    assert "model.dataset.version_2_with_negative=true" in error
+
+
+def test_a_threshold_in_the_spec_is_the_models(train, tmp_path):
+    assert main(train(tmp_path / "run", "trainer.max_epochs=1", "model.dataset.null_score_diff_threshold=-1.5")) == 0
+    assert trained(tmp_path / "run")[0].no_answer_threshold == -1.5
+
+
+def test_a_model_without_negatives_answers_always(train, tmp_path, answerable_questions):
+    files = [f"training_ds.file={answerable_questions}", f"validation_ds.file={answerable_questions}"]
+    options = ["trainer.max_epochs=1", "model.dataset.version_2_with_negative=false"]
+    assert main(train(tmp_path / "run", *files, *options)) == 0
+    checkpoint, _ = trained(tmp_path / "run")
+    assert checkpoint.no_answer_threshold == ALWAYS_ANSWER
+    assert checkpoint.metrics["validation"]["model_threshold"]["f1"] == pytest.approx(
+        checkpoint.metrics["validation"]["forced_answerable"]["f1"]
+    )
+
+
+def test_half_precision_weights_are_scored_as_they_are_stored(train, tmp_path, fifty_questions, capsys):
+    assert main(train(tmp_path / "run", "trainer.max_epochs=1", "trainer.checkpoint_dtype=float16")) == 0
+    model = tmp_path / "run" / "checkpoints" / "trained-model.tlt"
+    capsys.readouterr()
+    assert main(["evaluate", "-m", str(model), str(fifty_questions), "--quiet", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    stored = read_checkpoint(model).metrics["validation"]["model_threshold"]
+    assert (report["model_threshold"]["exact"], report["model_threshold"]["f1"]) == (stored["exact"], stored["f1"])
+
+
+@pytest.mark.parametrize("precision", ["16", "bf16", "32"])
+def test_every_precision_trains_and_says_what_a_cpu_makes_of_it(train, tmp_path, capsys, precision):
+    assert main(train(tmp_path / "run", "trainer.max_steps=2", f"trainer.precision={precision}")) == 0
+    told = capsys.readouterr().err
+    assert ("note: trainer.precision 16 needs a GPU: training in bf16 on the CPU" in told) == (precision == "16")
+
+
+def test_the_windows_are_indexed_once_and_the_index_is_dropped_on_request(train, tmp_path):
+    run = tmp_path / "run"
+    assert main(train(run, "trainer.max_steps=1")) == 0
+    (index,) = [path for path in (run / "index").iterdir() if path.is_dir()]
+    assert main(train(tmp_path / "other", "trainer.max_steps=1", "model.dataset.use_cache=false")) == 0
+    assert [path for path in (tmp_path / "other" / "index").iterdir() if path.is_dir()] == []
+    assert index.is_dir()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_the_number_of_workers_changes_nothing(train, tmp_path, workers):
+    options = ["trainer.max_steps=4", "validation_ds.file=[]"]
+    assert main(train(tmp_path / "two", *options)) == 0
+    assert main(train(tmp_path / "other", *options, f"training_ds.num_workers={workers}")) == 0
+    assert_same_weights(trained(tmp_path / "two")[1], trained(tmp_path / "other")[1])
 
 
 def test_another_spec_does_not_resume_a_run(train, tmp_path, capsys):
@@ -98,9 +226,31 @@ def test_a_damaged_state_is_one_sentence(train, tmp_path, capsys):
     (state / "state.pt").write_bytes(b"not a state")
     assert main(train(tmp_path / "run")) == 2
     assert "delete it to start again" in capsys.readouterr().err
-    assert load_state(tmp_path, "any") is None
 
 
 def test_a_learning_rate_that_explodes_is_one_sentence(train, tmp_path, capsys):
     assert main(train(tmp_path / "run", "optim.lr=1e30", "trainer.max_epochs=2")) == 2
     assert "lower optim.lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training_ds.batch_size=500", "model.dataset.drop_last=true"], "windows do not fill one batch: lower batch_"),
+        (["trainer.accelerator=gpu"], "1 GPUs are asked for and 0 are there: lower -g, or set trainer.accelerator=cpu"),
+        (["save_to=../elsewhere.tlt"], "save_to: must be a name, alone for a folder or with .tlt for one file"),
+        (["save_to=model.nemo"], "save_to: must be a name"),
+        (["training_ds.file=nowhere.json"], "nowhere.json: no such file"),
+        (["restore_from=", "-m", "nowhere.tlt"], "nowhere.tlt: no such checkpoint"),
+        (["model.dataset.max_seq_length=400"], "max_seq_length 400 is more than the model's 256 positions"),
+        (["validation_ds.file=nowhere.json"], "nowhere.json: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_before_anything_is_done(train, tmp_path, capsys, overrides, message):
+    if torch.cuda.is_available() and "trainer.accelerator=gpu" in overrides:
+        pytest.skip("there is a GPU")
+    assert main(train(tmp_path / "run", *overrides)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("spanqa: error: ")
+    assert message in error
+    assert not (tmp_path / "run" / "checkpoints").exists()

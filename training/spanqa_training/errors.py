@@ -6,6 +6,7 @@
   x ImportWeightsError: somebody else's weights that cannot be taken over
   x SpecError: a training spec
   x RunError: a training or evaluation run that cannot go on
+  x EncryptionError: a key, or a file that was encrypted with one
 """
 
 from __future__ import annotations
@@ -35,3 +36,17 @@ class SpecError(TrainingError):
 
 class RunError(TrainingError):
     """A training or evaluation run cannot start or go on."""
+
+
+class EncryptionError(TrainingError):
+    """A key is missing, wrong or unusable, or an encrypted file is truncated or altered."""
+
+
+def check_spec(ok: bool, key: str, rule: str, got: object) -> None:
+    """Refuse a value of a spec.
+
+    Raises:
+        SpecError: `ok` is false.
+    """
+    if not ok:
+        raise SpecError(f"{key}: must be {rule}, got {got!r}")

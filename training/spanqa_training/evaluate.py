@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,13 +21,18 @@ from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import gold_from_examples, raw_scores, score_predictions
 from spanqa_client.thresholds import tune_threshold
+from spanqa_training.data import window_labels
+from spanqa_training.errors import RunError
 from spanqa_training.model import SpanModel
 
 _TOKENS_PER_BATCH = 6144
 """Padded tokens in one evaluation batch: large enough to keep two cores or a GPU busy, small enough for a laptop."""
 
-Network = Callable[[Batch], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Encoder input to start and end logits, each `float32 (n_windows, length)`."""
+Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Start and end logits, each `float32 (n_windows, length)`."""
+
+Network = Callable[[Batch], Logits]
+"""Encoder input to logits; several threads may call it at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +42,12 @@ class Evaluation:
     Args:
         examples: The questions, in order.
         decoded: What the model says to each.
+        losses: Each window's loss against the first gold answer, as in training.
     """
 
     examples: Sequence[Example]
     decoded: Sequence[Decoded]
+    losses: Sequence[float] = ()
 
     def predictions(self, threshold: float) -> dict[str, str]:
         """Answer text by question id; empty where the margin is above the threshold."""
@@ -76,22 +86,59 @@ class Evaluation:
         return {name.removeprefix("HasAns_"): value for name, value in scores.items() if name.startswith("HasAns_")}
 
 
-def network_from_model(model: SpanModel, device: str | torch.device = "cpu") -> Network:
-    """Make a plain function of a torch model."""
-    model.eval()
+def devices(n: int | None, *, cpu: bool = False) -> list[torch.device]:
+    """Choose devices to evaluate on.
+
+    Args:
+        n: GPUs; None for one, or the CPU where there is none. On a CPU, batches in work at once.
+        cpu: Whether to use the CPU in any case.
+
+    Raises:
+        RunError: More GPUs are asked for than there are.
+    """
+    n_gpus = torch.cuda.device_count()
+    if cpu or not n_gpus:
+        return [torch.device("cpu")] * (n or 1)
+    if (n or 1) > n_gpus:
+        raise RunError(f"{n} GPUs are asked for and {n_gpus} are there: lower -g")
+    return [torch.device("cuda", index) for index in range(n or 1)]
+
+
+def network_from_model(model: SpanModel, *places: str | torch.device) -> Network:
+    """Make a plain function of a torch model.
+
+    Args:
+        model: The model; it is moved to the first place.
+        places: Devices that each take one batch at a time; the CPU by default.
+    """
+    first, *others = [torch.device(place) for place in places] or [torch.device("cpu")]
+    model.eval().to(first)
+    free: SimpleQueue[tuple[SpanModel, torch.device]] = SimpleQueue()
+    free.put((model, first))
+    for place in others:
+        free.put((model if place == first else copy.deepcopy(model).to(place), place))
 
     @torch.inference_mode()
-    def network(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        start, end = model(*(torch.from_numpy(array).to(device) for array in arrays))
-        return start.float().cpu().numpy(), end.float().cpu().numpy()
+    def network(batch: Batch) -> Logits:
+        replica, place = free.get()
+        try:
+            arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            start, end = replica(*(torch.from_numpy(array).to(place) for array in arrays))
+            return start.float().cpu().numpy(), end.float().cpu().numpy()
+        finally:
+            free.put((replica, place))
 
     return network
 
 
 def window_logits(
-    network: Network, all_windows: Sequence[Windows], *, quiet: bool = True, rows_per_batch: int | None = None
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    network: Network,
+    all_windows: Sequence[Windows],
+    *,
+    quiet: bool = True,
+    rows_per_batch: int | None = None,
+    n_threads: int = 1,
+) -> list[Logits]:
     """Run a network over the windows of many questions, in batches of similar length.
 
     Args:
@@ -99,32 +146,43 @@ def window_logits(
         all_windows: Windows of each question.
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch; by default as many as fit a fixed number of tokens.
+        n_threads: Batches in work at once.
 
     Returns:
         For each question its start and end logits, each `float32 (n_windows, length)`.
     """
-    logits = [
-        (
-            np.zeros((len(windows), int(windows.seq_lengths.max())), dtype=np.float32),
-            np.zeros((len(windows), int(windows.seq_lengths.max())), dtype=np.float32),
-        )
-        for windows in all_windows
-    ]
+    shapes = [(len(windows), int(windows.seq_lengths.max())) for windows in all_windows]
+    logits = [(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)) for shape in shapes]
     rows = [(q, w) for q, windows in enumerate(all_windows) for w in range(len(windows))]
     lengths = [int(length) for windows in all_windows for length in windows.seq_lengths]
-    order = sorted(range(len(rows)), key=lambda row: -lengths[row])
+
+    def fill(taken: Sequence[int]) -> int:
+        start, end = network(batch_windows([(all_windows[rows[row][0]], rows[row][1]) for row in taken]))
+        for place, row in enumerate(taken):
+            question, window = rows[row]
+            logits[question][0][window, : lengths[row]] = start[place, : lengths[row]]
+            logits[question][1][window, : lengths[row]] = end[place, : lengths[row]]
+        return len(taken)
+
+    batches = _batches(lengths, rows_per_batch)
     with tqdm(total=len(rows), unit="window", disable=True if quiet else None) as bar:
-        while order:
-            n_rows = rows_per_batch or max(1, _TOKENS_PER_BATCH // lengths[order[0]])
-            taken, order = order[:n_rows], order[n_rows:]
-            batch = batch_windows([(all_windows[rows[row][0]], rows[row][1]) for row in taken])
-            start, end = network(batch)
-            for place, row in enumerate(taken):
-                question, window = rows[row]
-                logits[question][0][window, : lengths[row]] = start[place, : lengths[row]]
-                logits[question][1][window, : lengths[row]] = end[place, : lengths[row]]
-            bar.update(len(taken))
+        if n_threads == 1:
+            for batch in batches:
+                bar.update(fill(batch))
+            return logits
+        with ThreadPoolExecutor(n_threads) as pool:
+            for n_done in pool.map(fill, batches):
+                bar.update(n_done)
     return logits
+
+
+def _batches(lengths: Sequence[int], rows_per_batch: int | None) -> Iterator[list[int]]:
+    """Rows of each batch, the longest first, so that too little memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    while order:
+        n_rows = rows_per_batch or max(1, _TOKENS_PER_BATCH // lengths[order[0]])
+        taken, order = order[:n_rows], order[n_rows:]
+        yield taken
 
 
 def evaluate(
@@ -135,6 +193,7 @@ def evaluate(
     *,
     quiet: bool = True,
     rows_per_batch: int | None = None,
+    n_threads: int = 1,
 ) -> Evaluation:
     """Answer a dataset offline, with the windows and the decoder that serve.
 
@@ -145,18 +204,32 @@ def evaluate(
         settings: Longest answer and temperature.
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch.
+        n_threads: Batches in work at once.
     """
     all_windows = maker.windows_of_many([(example.question, example.context) for example in examples])
-    logits = window_logits(network, all_windows, quiet=quiet, rows_per_batch=rows_per_batch)
-    decoded = [
-        decode(
-            windows,
-            example.context,
-            start,
-            end,
-            max_answer_tokens=min(settings.max_answer_tokens, windows.room),
-            temperature=settings.temperature,
+    logits = window_logits(network, all_windows, quiet=quiet, rows_per_batch=rows_per_batch, n_threads=n_threads)
+    decoded: list[Decoded] = []
+    losses: list[float] = []
+    for windows, example, (start, end) in zip(all_windows, examples, logits, strict=True):
+        decoded.append(
+            decode(
+                windows,
+                example.context,
+                start,
+                end,
+                max_answer_tokens=min(settings.max_answer_tokens, windows.room),
+                temperature=settings.temperature,
+            )
         )
-        for windows, example, (start, end) in zip(all_windows, examples, logits, strict=True)
-    ]
-    return Evaluation(examples=examples, decoded=decoded)
+        losses += _losses(windows, example, start, end)
+    return Evaluation(examples=examples, decoded=decoded, losses=losses)
+
+
+def _losses(
+    windows: Windows, example: Example, start: NDArray[np.float32], end: NDArray[np.float32]
+) -> Iterator[float]:
+    """Each window's mean cross-entropy of start and end (Devlin et al. 2018, section 4.2)."""
+    for index, (label_start, label_end) in enumerate(window_labels(windows, example)):
+        length = int(windows.seq_lengths[index])
+        parts = ((start[index, :length], label_start), (end[index, :length], label_end))
+        yield float(np.mean([np.logaddexp.reduce(row.astype(np.float64)) - row[label] for row, label in parts]))

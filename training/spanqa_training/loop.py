@@ -1,231 +1,246 @@
-"""The training loop: Fabric, AdamW, warm-up and decay, resumable at any batch."""
+"""The training loop: resumable at any step, on one or several processes."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch.nn import functional
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from spanqa_training.data import LabelledBatch, LabelledWindow, batch_order, batches
+from spanqa_training.data import batch_order
 from spanqa_training.errors import RunError
+from spanqa_training.feed import Feed, Share, WindowSource, span_loss
+from spanqa_training.keys import Key
 from spanqa_training.model import SpanModel
-from spanqa_training.spec import PRECISIONS, OptimSpec, ScheduleSpec, Spec
+from spanqa_training.optimizers import make_optimizer
+from spanqa_training.resume import Keeper
+from spanqa_training.schedules import Schedule
+from spanqa_training.spec import DataSpec, Spec
 from spanqa_training.spec_file import spec_yaml
-from spanqa_training.state import RunState, load_state, restore_rng, rng_state, save_state
+from spanqa_training.train_log import TrainLog
+
+STATE_FOLDER = "state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpochEnd:
-    """What an epoch came to.
+class Progress:
+    """Where a run is.
 
     Args:
-        epoch: Counted from 1.
-        loss: Mean loss of its batches.
-        windows: Windows seen in it.
+        epoch: Epochs begun, from 1.
+        step: Steps of the optimiser that are done.
+        n_steps: Steps of the whole run.
+        loss: Mean loss of this epoch's batches.
+        lr: Learning rate of the last step.
     """
 
     epoch: int
+    step: int
+    n_steps: int
     loss: float
-    windows: int
+    lr: float
 
 
-def learning_rate_factor(step: int, n_steps: int, schedule: ScheduleSpec) -> float:
-    """Share of the highest learning rate at a step, counted from 0.
-
-    A linear warm-up over warmup_ratio of the steps, then a decay to zero at the last: linear (BERT's schedule,
-    called WarmupAnnealing in NeMo) or along half a cosine (Loshchilov and Hutter 2017).
-    """
-    n_warmup = math.ceil(schedule.warmup_ratio * n_steps)
-    if step < n_warmup:
-        return (step + 1) / n_warmup
-    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
-    return (1 + math.cos(math.pi * progress)) / 2 if schedule.name == "CosineAnnealing" else 1 - progress
-
-
-def span_loss(start_logits: torch.Tensor, end_logits: torch.Tensor, batch: LabelledBatch) -> torch.Tensor:
-    """Mean of the cross-entropies of start and end over all positions (Devlin et al. 2018, section 4.2)."""
-    starts = torch.from_numpy(batch.starts).to(start_logits.device)
-    ends = torch.from_numpy(batch.ends).to(end_logits.device)
-    mask = torch.from_numpy(batch.inputs.attention_mask).to(start_logits.device) == 0
-    start_logits = start_logits.masked_fill(mask, float("-inf"))
-    end_logits = end_logits.masked_fill(mask, float("-inf"))
-    return (functional.cross_entropy(start_logits, starts) + functional.cross_entropy(end_logits, ends)) / 2
-
-
-def _optimizer(model: SpanModel, spec: OptimSpec) -> torch.optim.AdamW:
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=(spec.betas[0], spec.betas[1]))
+OnCheck = Callable[[Progress], dict[str, Any]]
+"""Validates in the middle or at the end of an epoch; gives what is to be remembered of it, as JSON values."""
 
 
 class Trainer:
-    """One training run.
+    """One process of a training run.
 
     Args:
+        fabric: The process's Fabric, launched.
         model: The model to train, in place.
         windows: The labelled windows.
+        lengths: `int32 (n_windows,)`: their lengths.
         spec: The run's spec.
-        state_folder: Where the run's state is kept; an interrupted run there is resumed.
+        dataset: The section of the data.
+        results: The folder of results; an interrupted run there is resumed.
+        key: Encrypts the saved state; None without.
         quiet: Whether to hide the progress bar.
 
     Raises:
-        RunError: If the folder holds a run with another spec.
+        RunError: If the folder holds a run with another spec, or no batch can be made.
     """
 
     def __init__(
         self,
+        fabric: Fabric,
         model: SpanModel,
-        windows: Sequence[LabelledWindow],
-        spec: Spec,
-        state_folder: Path,
+        windows: WindowSource,
+        lengths: NDArray[np.int32],
         *,
+        spec: Spec,
+        dataset: DataSpec,
+        results: Path,
+        key: Key | None = None,
         quiet: bool = False,
     ) -> None:
-        state_folder.mkdir(parents=True, exist_ok=True)
-        self._spec, self._windows, self._folder, self._quiet = spec, windows, state_folder, quiet
-        self._lengths = [window.seq_length for window in windows]
-        # One process: several GPUs are a matter of Fabric's launcher, which needs the whole command.
-        self._fabric = Fabric(devices=1, precision=PRECISIONS[spec.trainer.precision])  # type: ignore[arg-type]
-        self._fabric.seed_everything(spec.trainer.seed, verbose=False)
-        optimizer = _optimizer(model, spec.optim)
-        self._model, self._optimizer = self._fabric.setup(model, optimizer)
-        per_epoch = len(self._order(0))
+        self._fabric, self._spec, self._data, self._lengths, self._quiet = fabric, spec, dataset, lengths, quiet
+        torch.manual_seed(spec.trainer.seed + fabric.global_rank)
+        optim = spec.optim
+        optimizer = make_optimizer(model, optim.name, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        self._model, self._optimizer = fabric.setup(model, optimizer)
+        self._feed = Feed(
+            source=windows,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            num_workers=_first(dataset.num_workers, spec.model.dataset.num_workers),
+            pin_memory=_first(dataset.pin_memory, spec.model.dataset.pin_memory),
+            device=fabric.device,
+        )
         self._accumulate = spec.trainer.accumulate_grad_batches
-        self._steps_per_epoch = math.ceil(per_epoch / self._accumulate)
-        self._epoch, self._batch, self._loss_sum = 0, 0, 0.0
+        self._steps_per_epoch = math.ceil(len(self._order(0)) / self._accumulate)
+        self._n_steps = spec.trainer.max_steps or self._steps_per_epoch * spec.trainer.max_epochs
+        self._schedule = Schedule(spec=optim.sched, lr=optim.lr, n_steps=self._n_steps, width=model.config.hidden_size)
+        self._keeper = Keeper(
+            fabric=fabric,
+            model=self._model,
+            optimizer=self._optimizer,
+            spec=spec_yaml(spec),
+            folder=results / STATE_FOLDER,
+            key=key,
+        )
+        self._at = self._keeper.restore()
+        self._log = TrainLog(results, step=self._step()) if fabric.global_rank == 0 else None
         self._stop = False
-        state = load_state(state_folder, spec_yaml(spec))
-        if state:
-            self._restore(state)
 
     @property
     def resumed_at(self) -> tuple[int, int]:
         """Epoch and batch that the run starts from: (0, 0) for a fresh one."""
-        return self._epoch, self._batch
+        return self._at.epoch, self._at.batch
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What `on_check` gave, in order, before an interruption too."""
+        return self._at.log
 
     def stop(self) -> None:
-        """Ask the run to save its state and end after the current optimiser step; safe in a signal handler."""
+        """Ask the run to save its state and end after the current step; safe in a signal handler."""
         self._stop = True
 
-    def run(self, on_epoch: Callable[[EpochEnd], None]) -> bool:
+    def run(self, on_check: OnCheck) -> bool:
         """Train to the end.
 
         Args:
-            on_epoch: Called after each epoch.
+            on_check: Called in every process after each val_check_interval of an epoch.
 
         Returns:
-            True when all epochs are done, False when `stop` was asked; the state is saved in both cases.
+            True when all is done, False when any process was asked to stop; the state is saved in both cases.
 
         Raises:
             RunError: If the loss is not finite.
         """
-        for epoch in range(self._epoch, self._spec.trainer.max_epochs):
-            if not self._run_epoch(epoch):
+        while self._step() < self._n_steps:
+            if not self._run_epoch(on_check):
                 return False
-            on_epoch(
-                EpochEnd(epoch=epoch + 1, loss=self._loss_sum / len(self._order(epoch)), windows=len(self._windows))
-            )
-            self._epoch, self._batch, self._loss_sum = epoch + 1, 0, 0.0
-            self._save()
+            self._at.epoch, self._at.batch, self._at.loss_sum = self._at.epoch + 1, 0, 0.0
+            self._keeper.save(self._at)
         return True
 
-    def _order(self, epoch: int) -> list[list[int]]:
-        data = self._spec.training_ds
-        return batch_order(
-            self._lengths, data.batch_size, seed=self._spec.trainer.seed, epoch=epoch, shuffle=data.shuffle
-        )
+    def _step(self) -> int:
+        """Steps that are done."""
+        return self._at.epoch * self._steps_per_epoch + math.ceil(self._at.batch / self._accumulate)
 
-    def _run_epoch(self, epoch: int) -> bool:
-        order = self._order(epoch)
-        self._model.train()
+    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
+        order = batch_order(
+            self._lengths,
+            self._data.batch_size * self._fabric.world_size,
+            seed=self._spec.trainer.seed,
+            epoch=epoch,
+            shuffle=self._data.shuffle,
+            drop_last=_first(self._data.drop_last, self._spec.model.dataset.drop_last),
+        )
+        if not order:
+            raise RunError(f"{len(self._lengths)} windows do not fill one batch: lower batch_size, or drop_last=false")
+        return order
+
+    def _run_epoch(self, on_check: OnCheck) -> bool:
+        steps_left = self._n_steps - self._at.epoch * self._steps_per_epoch
+        order = self._order(self._at.epoch)[: steps_left * self._accumulate]
+        check_every = max(1, round(len(order) * self._spec.trainer.val_check_interval))
         saved_at = time.monotonic()
+        self._model.train()
+        hidden = self._quiet or self._fabric.global_rank > 0
         with tqdm(
-            desc=f"epoch {epoch + 1}/{self._spec.trainer.max_epochs}",
+            desc=f"epoch {self._at.epoch + 1}/{math.ceil(self._n_steps / self._steps_per_epoch)}",
             total=len(order),
-            initial=self._batch,
+            initial=self._at.batch,
             unit="batch",
-            disable=True if self._quiet else None,
+            disable=True if hidden else None,
         ) as bar:
-            for batch in batches(self._windows, order[self._batch :]):
-                loss = self._train_batch(batch, epoch, last=self._batch + 1 == len(order))
-                self._loss_sum += loss
-                self._batch += 1
-                bar.update()
-                bar.set_postfix(loss=f"{self._loss_sum / self._batch:.3f}", refresh=False)
-                if self._batch % self._accumulate:
-                    continue
+            for share in self._feed.shares(order[self._at.batch :]):
+                last = self._at.batch + 1 == len(order)
                 due = time.monotonic() - saved_at > self._spec.trainer.save_every_s
-                if (self._stop or due) and self._batch < len(order):
-                    self._save()
+                stop, due = self._train_batch(share, last=last, due=due)
+                bar.update()
+                bar.set_postfix(loss=f"{self._at.loss_sum / self._at.batch:.3f}", refresh=False)
+                if last or self._at.batch % check_every == 0:
+                    self._check(on_check)
+                if (stop or due) and not last and self._at.batch % self._accumulate == 0:
+                    self._keeper.save(self._at)
                     saved_at = time.monotonic()
-                    if self._stop:
+                    if stop:
                         return False
         return True
 
-    def _train_batch(self, batch: LabelledBatch, epoch: int, *, last: bool) -> float:
-        step_now = last or (self._batch + 1) % self._accumulate == 0
-        tensors = [
-            torch.from_numpy(array).to(self._fabric.device)
-            for array in (batch.inputs.input_ids, batch.inputs.attention_mask, batch.inputs.token_type_ids)
-        ]
-        start_logits, end_logits = self._model(*tensors)
-        loss = span_loss(start_logits, end_logits, batch) / self._accumulate
-        self._fabric.backward(loss)
-        value = float(loss.detach()) * self._accumulate
+    def _check(self, on_check: OnCheck) -> None:
+        progress = Progress(
+            epoch=self._at.epoch + 1,
+            step=self._step(),
+            n_steps=self._n_steps,
+            loss=self._at.loss_sum / self._at.batch,
+            lr=self._optimizer.param_groups[0]["lr"],
+        )
+        self._at.log.append(on_check(progress))
+        if self._log:
+            self._log.write(**self._at.log[-1])
+        self._model.train()
+
+    def _train_batch(self, share: Share, *, last: bool, due: bool) -> tuple[bool, bool]:
+        """Train on one batch; says whether any process was asked to stop, and whether the first wants to save."""
+        step_now = last or (self._at.batch + 1) % self._accumulate == 0
+        with self._fabric.no_backward_sync(self._model, enabled=not step_now):
+            start_logits, end_logits = self._model(*share.inputs)
+            loss = span_loss(start_logits, end_logits, share) * share.weight
+            # Gradients are averaged over processes; the mean over the global batch is the sum of the shares.
+            self._fabric.backward(loss * self._fabric.world_size / self._accumulate)
+        told = torch.tensor([float(loss.detach()), self._stop, due and self._fabric.global_rank == 0])
+        if self._fabric.world_size > 1:
+            told = self._fabric.all_reduce(told.to(self._fabric.device), reduce_op="sum")  # type: ignore[assignment]
+        value, stop, save = told.tolist()
         if not math.isfinite(value):
             raise RunError(
-                f"the loss is {value} in epoch {epoch + 1}, batch {self._batch + 1}: lower optim.lr, or set "
-                "trainer.gradient_clip_val=1.0"
+                f"the loss is {value} in epoch {self._at.epoch + 1}, batch {self._at.batch + 1}: lower optim.lr, or "
+                "set trainer.gradient_clip_val=1.0"
             )
+        self._at.loss_sum += value
+        self._at.batch += 1
         if step_now:
-            self._optimizer_step(epoch * self._steps_per_epoch + self._batch // self._accumulate)
-        return value
+            self._optimizer_step(value)
+        return stop > 0, save > 0
 
-    def _optimizer_step(self, step: int) -> None:
-        spec = self._spec
-        if spec.trainer.gradient_clip_val:
-            self._fabric.clip_gradients(
-                self._model, self._optimizer, max_norm=spec.trainer.gradient_clip_val, error_if_nonfinite=False
-            )
-        factor = learning_rate_factor(step, self._steps_per_epoch * spec.trainer.max_epochs, spec.optim.sched)
+    def _optimizer_step(self, loss: float) -> None:
+        clip = self._spec.trainer.gradient_clip_val
+        if clip:
+            self._fabric.clip_gradients(self._model, self._optimizer, max_norm=clip, error_if_nonfinite=False)
+        step = self._step()
+        lr = self._schedule.at(step - 1)
         for group in self._optimizer.param_groups:
-            group["lr"] = spec.optim.lr * factor
+            group["lr"] = lr
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._log and step % self._spec.trainer.log_every_n_steps == 0:
+            self._log.write(step=step, epoch=self._at.epoch + 1, loss=round(loss, 6), lr=lr)
 
-    def _scaler(self) -> Any:
-        return getattr(self._fabric.strategy.precision, "scaler", None)
 
-    def _save(self) -> None:
-        scaler = self._scaler()
-        save_state(
-            RunState(
-                spec=spec_yaml(self._spec),
-                epoch=self._epoch,
-                batch=self._batch,
-                loss_sum=self._loss_sum,
-                model=self._model.state_dict(),
-                optimizer=self._optimizer.state_dict(),
-                scaler=scaler.state_dict() if scaler else {},
-                rng=rng_state(),
-            ),
-            self._folder,
-        )
-
-    def _restore(self, state: RunState) -> None:
-        self._model.load_state_dict(state.model)
-        self._optimizer.load_state_dict(state.optimizer)
-        scaler = self._scaler()
-        if scaler and state.scaler:
-            scaler.load_state_dict(state.scaler)
-        self._epoch, self._batch, self._loss_sum = state.epoch, state.batch, state.loss_sum
-        restore_rng(state.rng)
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -39,6 +39,7 @@ class EncoderConfig:
             before each block, none on the embeddings, one after the last layer).
         dropout: Dropout of embeddings and block outputs while training.
         attention_dropout: Dropout of attention probabilities while training.
+        head_dropout: Dropout before the head while training.
         initializer_range: Standard deviation of fresh weights.
 
     Raises:
@@ -57,6 +58,7 @@ class EncoderConfig:
     layer_norm: str = "post"
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    head_dropout: float = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class EncoderConfig:
         for name, allowed in (("activation", ACTIVATIONS), ("layer_norm", LAYER_NORMS)):
             if getattr(self, name) not in allowed:
                 raise ModelError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(allowed)}")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ModelError(f"{name} is {getattr(self, name)}: give a number from 0 up to, not including, 1")
         for name in ("layer_norm_eps", "initializer_range"):
@@ -204,6 +206,7 @@ class SpanModel(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         pre = config.layer_norm == "pre"
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if pre else nn.Identity()
+        self.head_dropout = nn.Dropout(config.head_dropout)
         self.head = nn.Linear(config.hidden_size, 2)
         self.apply(self._initialise)
 
@@ -226,7 +229,7 @@ class SpanModel(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
             hidden = layer(hidden, mask, self.attention)
-        hidden = self.final_norm(hidden)
+        hidden = self.head_dropout(self.final_norm(hidden))
         # The head runs in its own precision: bfloat16 logits would tie answers that differ.
         with torch.autocast(hidden.device.type, enabled=False):
             logits = self.head(hidden.to(self.head.weight.dtype))

@@ -5,74 +5,120 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from spanqa_training.arguments import Request, add_spec_options, request_from_args
+from spanqa_training.errors import SpecError
 
-from spanqa.errors import SettingsError
-from spanqa.spans import DecodeSettings
-from spanqa.squad import read_squad
-from spanqa.windows import WindowMaker
-from spanqa_training.checkpoint import load_checkpoint, save_checkpoint
-from spanqa_training.evaluate import Evaluation, evaluate, network_from_model
+if TYPE_CHECKING:
+    from spanqa_training.evaluate import Evaluation
+    from spanqa_training.model import SpanModel
+
+REPORT_FILE = "evaluation.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("-m", "--model", required=True, help="checkpoint folder")
-    parser.add_argument("dataset", help="SQuAD 1.1 or 2.0 file")
+    add_spec_options(parser)
     parser.add_argument("--threshold", type=float, help="no-answer threshold (default: the model's own)")
-    parser.add_argument("--max-seq-length", type=int, help="longest window (default: the model's own)")
     parser.add_argument(
         "--fit-threshold", action="store_true", help="tune the threshold here and store it in the model"
     )
     parser.add_argument("--intervals", action="store_true", help="with 95 %% bootstrap intervals over paragraphs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "items",
+        nargs="*",
+        metavar="DATASET | key=value",
+        help="the questions (default: the spec's test_ds.file), and keys of the spec to replace",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer every question and print the scores at several thresholds."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint, model = load_checkpoint(args.model, device)
-    windows = checkpoint.windows
-    if args.max_seq_length:
-        if args.max_seq_length > checkpoint.encoder.max_positions:
-            raise SettingsError(
-                f"--max-seq-length {args.max_seq_length}: the model has {checkpoint.encoder.max_positions} positions"
-            )
-        windows = dataclasses.replace(windows, max_seq_length=args.max_seq_length)
-    examples = read_squad(args.dataset)
+    from spanqa.windows import WindowMaker
+    from spanqa_training.checkpoint import is_checkpoint, load_lm_head, save_checkpoint
+    from spanqa_training.datasets import read_datasets
+    from spanqa_training.decoding import decode_settings, threshold_from_spec
+    from spanqa_training.evaluate import devices, evaluate, network_from_model
+    from spanqa_training.sources import open_model, restored_path
+
+    request, files = _request(args)
+    spec = request.spec
+    path = restored_path(spec, request.results)
+    checkpoint, model = open_model(path, key=request.key)
+    if args.fit_threshold and not is_checkpoint(path):
+        raise SpecError(f"--fit-threshold: {path} is no checkpoint to store it in: take it over with spanqa import")
+    checkpoint = dataclasses.replace(checkpoint, windows=spec.window_settings(checkpoint.windows))
+    places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
     evaluation = evaluate(
-        network_from_model(model, device),
-        WindowMaker(checkpoint.tokenizer(), windows),
-        examples,
-        DecodeSettings(max_answer_tokens=checkpoint.max_answer_tokens, temperature=checkpoint.temperature),
+        network_from_model(model, *places),
+        WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
+        read_datasets(files, num_samples=spec.test_ds.num_samples),
+        decode_settings(checkpoint, spec),
         quiet=args.quiet,
+        rows_per_batch=spec.test_ds.batch_size if "test_ds.batch_size" in request.given else None,
+        n_threads=len(places),
     )
-    threshold = checkpoint.no_answer_threshold if args.threshold is None else args.threshold
-    report = _report(args, evaluation, threshold)
+    asked = threshold_from_spec(spec) if args.threshold is None else args.threshold
+    threshold = checkpoint.no_answer_threshold if asked is None else asked
+    report = {"dataset": list(files), "model": str(path), **_scores(evaluation, threshold, intervals=args.intervals)}
     print(json.dumps(report, indent=2) if args.json else _table(report))
+    if args.results:
+        _write(report, request.results / REPORT_FILE)
     if args.fit_threshold:
         fitted = dataclasses.replace(
             checkpoint,
-            windows=windows,
             no_answer_threshold=report["best_threshold"]["threshold"],
-            metrics={**checkpoint.metrics, "threshold_fitted_on": Path(args.dataset).name},
+            metrics={**checkpoint.metrics, "threshold_fitted_on": [Path(file).name for file in files]},
         )
-        save_checkpoint(fitted, model, args.model)
+        lm_head = load_lm_head(path, request.key)
+        save_checkpoint(fitted, model, path, dtype=_stored_dtype(model), key=request.key, lm_head=lm_head)
     return 0
 
 
-def _report(args: argparse.Namespace, evaluation: Evaluation, threshold: float) -> dict[str, Any]:
+def _stored_dtype(model: SpanModel) -> str:
+    """The smallest precision that holds a model's weights as they are: float16 for one that was stored so."""
+    exact = all(weight.equal(weight.half().float()) for weight in model.cpu().state_dict().values())
+    return "float16" if exact else "float32"
+
+
+def _request(args: argparse.Namespace) -> tuple[Request, Sequence[str]]:
+    """Tell datasets from overrides; the former replace the spec's."""
+    args.overrides = [item for item in args.items if "=" in item and not os.path.exists(item)]
+    datasets = [item for item in args.items if item not in args.overrides]
+    if datasets:
+        # What the spec says of its own file, `???` perhaps, is not meant.
+        args.overrides.append(f"test_ds.file={json.dumps(datasets)}")
+    request = request_from_args(args, uses={"test_ds"}, results_required=False)
+    if not request.spec.test_ds.file:
+        raise SpecError("there is nothing to evaluate on: give a dataset, or a spec with test_ds.file")
+    return request, request.spec.test_ds.file
+
+
+def _write(report: Mapping[str, Any], path: Path) -> None:
+    from spanqa_training.errors import RunError
+
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error}") from error
+
+
+def _scores(evaluation: Evaluation, threshold: float, *, intervals: bool) -> dict[str, Any]:
     best = evaluation.tuned_threshold()
-    report: dict[str, Any] = {"dataset": args.dataset, "model": args.model}
+    scores: dict[str, Any] = {}
     for name, value in (("model_threshold", threshold), ("threshold_0", 0.0), ("best_threshold", best)):
-        report[name] = {"threshold": value, **evaluation.scores(value, intervals=args.intervals)}
-    report["forced_answerable"] = dict(evaluation.forced_scores())
-    return report
+        scores[name] = {"threshold": value, **evaluation.scores(value, intervals=intervals)}
+    scores["forced_answerable"] = dict(evaluation.forced_scores())
+    return scores
 
 
 def _table(report: Mapping[str, Any]) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spanqa_training.importers import Imported
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -12,14 +16,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SOURCE",
-        help="a Hugging Face folder of model_type bert or megatron-bert: config.json, model.safetensors, tokenizer",
+        help="a Hugging Face folder (bert or megatron-bert), Megatron-LM's model_optim_rng.pt or the folder or zip of"
+        " it, or a .nemo of a question answering model",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="the folder to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="the checkpoint to write"
+    )
     parser.add_argument(
         "--layer-norm-eps",
         type=float,
         metavar="EPS",
-        help="in place of config.json's; weights trained by Megatron-LM want its 1e-5, which folders rarely say",
+        help="in place of the source's; Hugging Face folders of weights trained by Megatron-LM want 1e-5",
+    )
+    parser.add_argument("--activation", choices=("gelu", "gelu_tanh"), help="in place of the source's (Megatron: gelu)")
+    parser.add_argument(
+        "--num-heads", type=int, metavar="N", help="attention heads, where the source does not say (width / 64)"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="vocab.txt, tokenizer.json or a folder of one, in place of the source's own",
+    )
+    parser.add_argument(
+        "--do-lower-case",
+        action=argparse.BooleanOptionalAction,
+        help="whether a vocab.txt is one of lower-cased text (default: seen from its word pieces)",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32", help="precision of the stored weights"
@@ -30,15 +52,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import, save, and say what was taken over."""
     from spanqa_training.checkpoint import save_checkpoint
-    from spanqa_training.importers import checkpoint_from_hugging_face
+    from spanqa_training.importers import ImportOptions, import_model
 
-    checkpoint, model = checkpoint_from_hugging_face(args.source, layer_norm_eps=args.layer_norm_eps, seed=args.seed)
-    save_checkpoint(checkpoint, model, args.output, dtype=args.dtype)
-    encoder = checkpoint.encoder
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(
-        f"{args.output}: {checkpoint.provenance['model_type']}, {encoder.num_layers} layers of {encoder.hidden_size}, "
-        f"{n_parameters:,} parameters, layer norm eps {encoder.layer_norm_eps:g}, "
-        f"head {checkpoint.provenance['head']}"
+    options = ImportOptions(
+        layer_norm_eps=args.layer_norm_eps,
+        activation=args.activation,
+        num_heads=args.num_heads,
+        tokenizer=args.tokenizer,
+        do_lower_case=args.do_lower_case,
+        seed=args.seed,
     )
+    imported = import_model(args.source, options)
+    save_checkpoint(
+        imported.checkpoint, imported.model, args.output, dtype=args.dtype, lm_head=imported.lm_head or None
+    )
+    print(f"{args.output}: {_summary(imported)}")
     return 0
+
+
+def _summary(imported: Imported) -> str:
+    encoder, facts = imported.checkpoint.encoder, imported.checkpoint.provenance
+    n_parameters = sum(parameter.numel() for parameter in imported.model.parameters())
+    return (
+        f"{facts['source']}, {facts['model_type']}, {encoder.num_layers} layers of {encoder.hidden_size}, "
+        f"{encoder.num_heads} heads, {n_parameters:,} parameters, layer norm eps {encoder.layer_norm_eps:g}, "
+        f"{encoder.activation}, vocabulary of {imported.checkpoint.tokenizer().vocab_size:,}, head {facts['head']}"
+        f"{', masked-LM head kept' if imported.lm_head else ''}"
+    )

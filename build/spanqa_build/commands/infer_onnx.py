@@ -1,0 +1,29 @@
+"""`spanqa infer_onnx`: answer a dataset offline with an exported ONNX, through ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from spanqa_build.parity import run_onnx, session_from_onnx
+from spanqa_training.arguments import add_overrides, add_spec_options, request_from_args
+from spanqa_training.commands.infer import add_output_options, infer, show
+from spanqa_training.packed import read_packed_network
+from spanqa_training.sources import restored_path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add_spec_options(parser, gpus=False)
+    add_output_options(parser)
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer infer_ds and write the three files of `spanqa infer`."""
+    request = request_from_args(args, uses={"infer_ds"})
+    request.spec.require_files("infer_ds")
+    packed = read_packed_network(restored_path(request.spec, request.results), key=request.key)
+    network = partial(run_onnx, session_from_onnx(packed.network))
+    show(args, infer(request, packed.checkpoint, network, quiet=args.quiet))
+    return 0

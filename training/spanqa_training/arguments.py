@@ -1,0 +1,110 @@
+"""The options that the old toolkit's commands share, and what they come to: a spec, a key and the notes to the user."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spanqa_training.errors import SpecError
+
+if TYPE_CHECKING:
+    from spanqa_training.keys import Key
+    from spanqa_training.spec import Spec
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a command was asked to do.
+
+    Args:
+        spec: The spec, with the options in it.
+        given: Full names of the keys that the spec's file and the overrides give.
+        key: What encrypts and decrypts weights; None without one.
+        results: The folder of results.
+    """
+
+    spec: Spec
+    given: frozenset[str]
+    key: Key | None
+    results: Path
+
+
+def add_key_option(parser: argparse.ArgumentParser) -> None:
+    """Declare -k."""
+    parser.add_argument(
+        "-k",
+        "--key",
+        metavar="KEY",
+        help="key of encrypted weights: env:NAME (a variable), @FILE (a file's first line), or the key itself",
+    )
+
+
+def add_spec_options(parser: argparse.ArgumentParser, *, gpus: bool = True) -> None:
+    """Declare -e, -m, -g, -k and -r as the old toolkit had them."""
+    parser.add_argument("-e", "--experiment_spec", "--spec", dest="spec", metavar="SPEC", help="the YAML spec")
+    parser.add_argument("-m", "--model", metavar="MODEL", help="checkpoint to start from (replaces restore_from)")
+    if gpus:
+        parser.add_argument("-g", "--gpus", type=int, metavar="N", help="GPUs to use (replaces trainer.gpus)")
+    add_key_option(parser)
+    parser.add_argument("-r", "--results_dir", "--results", dest="results", metavar="RESULTS", help="folder of results")
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Declare the trailing `key=value` overrides."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="keys of the spec to replace, such as optim.lr=1e-4"
+    )
+
+
+def note(message: str) -> None:
+    """Tell the user something that is no error."""
+    print(f"spanqa: note: {message}", file=sys.stderr)
+
+
+def request_from_args(args: argparse.Namespace, *, uses: Collection[str], results_required: bool = True) -> Request:
+    """Read the spec, lay the options over it, and read the key.
+
+    Args:
+        args: Parsed arguments of `add_spec_options` and `add_overrides`.
+        uses: The sections of the spec that the command reads.
+        results_required: Whether -r must be given.
+
+    Raises:
+        SpecError: The spec is malformed, or an option is missing.
+        EncryptionError: The key cannot be read.
+    """
+    from spanqa_training.spec_file import load_spec
+
+    if results_required and not args.results:
+        raise SpecError("-r is missing: give the folder that results are written to")
+    overrides = list(args.overrides)
+    if args.model:
+        overrides.append(f"restore_from={json.dumps(args.model)}")
+    if getattr(args, "gpus", None) is not None:
+        if args.gpus < 1:
+            raise SpecError(f"-g {args.gpus}: give a number of processes of at least 1")
+        overrides.append(f"trainer.gpus={args.gpus}")
+    loaded = load_spec(args.spec, overrides, uses={"restore_from", "trainer", "model", *uses}, warn=note)
+    return Request(
+        spec=loaded.spec,
+        given=loaded.given,
+        key=key_from_args(args, loaded.encryption_key),
+        results=Path(args.results or "."),
+    )
+
+
+def key_from_args(args: argparse.Namespace, from_spec: str | None = None) -> Key | None:
+    """Read the key that -k names, or else the spec's encryption_key.
+
+    Raises:
+        EncryptionError: It cannot be read.
+    """
+    from spanqa_training.keys import key_from_argument
+
+    text = args.key if args.key is not None else from_spec
+    return None if text is None else key_from_argument(text, warn=note)

@@ -1,0 +1,96 @@
+"""From the arguments of `spanqa train` to a run: spec, model, training windows and validation questions."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from spanqa.windows import WindowMaker
+from spanqa_training.arguments import Request, note, request_from_args
+from spanqa_training.checkpoint import Checkpoint, check_target
+from spanqa_training.datasets import read_datasets
+from spanqa_training.errors import SpecError
+from spanqa_training.index import build_or_open_index
+from spanqa_training.launch import accelerator_of, precision_of
+from spanqa_training.sources import base_model
+from spanqa_training.spec import PRECISIONS, DataSpec, Spec
+from spanqa_training.spec_file import spec_yaml
+from spanqa_training.training_run import CHECKPOINTS, TrainingRun
+
+_INDEX = "index"
+_ENDINGS = (".tlt", "")
+
+
+def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) -> TrainingRun:
+    """Prepare a training run.
+
+    Args:
+        args: Parsed arguments.
+        section: The section of the training data.
+        save_to: Name of the checkpoint, where the spec gives none.
+
+    Raises:
+        SpanqaError: Something is missing, malformed or contradictory; nothing is trained.
+    """
+    request = request_from_args(args, uses={section, "validation_ds", "optim", "save_to"})
+    spec = request.spec
+    dataset = spec.require_files(section)
+    if section == "finetuning_ds" and not spec.restore_from:
+        raise SpecError("restore_from: must be the checkpoint to fine-tune, got nothing: give -m CHECKPOINT")
+    save_to = _checked_name(spec.save_to or save_to)
+    check_target(request.results / CHECKPOINTS / save_to)
+    _note_precision(spec)
+    validation = read_datasets(spec.validation_ds.file, num_samples=spec.validation_ds.num_samples)
+    checkpoint, model = base_model(spec, key=request.key, results=request.results, warn=note)
+    checkpoint = dataclasses.replace(
+        checkpoint,
+        max_answer_tokens=spec.model.dataset.max_answer_length or checkpoint.max_answer_tokens,
+        spec=spec_yaml(spec),
+    )
+    index = _index(request, dataset, checkpoint, args.quiet)
+    return TrainingRun(
+        spec=spec,
+        dataset=dataset,
+        checkpoint=checkpoint,
+        model=model,
+        index=index,
+        validation=validation,
+        results=request.results,
+        save_to=save_to,
+        key=request.key,
+        quiet=args.quiet,
+    )
+
+
+def _checked_name(name: str) -> str:
+    if Path(name).name != name or Path(name).suffix not in _ENDINGS:
+        raise SpecError(f"save_to: must be a name, alone for a folder or with .tlt for one file, got {name!r}")
+    return name
+
+
+def _note_precision(spec: Spec) -> None:
+    accelerator = accelerator_of(spec.trainer)
+    if precision_of(spec.trainer, accelerator) != PRECISIONS[spec.trainer.precision]:
+        note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in bf16 on the CPU")
+
+
+def _index(request: Request, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool) -> Path:
+    """Index the training windows below the results; gives the index's folder."""
+    settings = request.spec.model.dataset
+    with build_or_open_index(
+        dataset.file,
+        WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
+        folder=request.results / _INDEX,
+        keep_doc_spans=settings.keep_doc_spans,
+        num_samples=dataset.num_samples,
+        allow_unanswerable=settings.version_2_with_negative is not False,
+        quiet=quiet,
+    ) as index:
+        print(
+            f"{index.n_questions:,} questions, {index.n_unanswerable:,} without an answer; "
+            f"{index.n_windows:,} windows, {index.n_positive:,} with one",
+            file=sys.stderr,
+        )
+        return index.folder

@@ -1,0 +1,50 @@
+"""The log of a training run: one JSON object a line, cut back to where an interrupted run resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from spanqa_training.errors import RunError
+
+LOG_FILE = "train.jsonl"
+
+
+class TrainLog:
+    """Appends to RESULTS/train.jsonl.
+
+    Args:
+        folder: The folder of results.
+        step: The step that the run starts from; lines of later ones, of a run that was interrupted, are cut off.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        self._path = folder / LOG_FILE
+        beside = folder / f".{LOG_FILE}.new"
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            beside.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step), encoding="utf-8")
+            os.replace(beside, self._path)
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written: {error}") from error
+
+    def write(self, **values: Any) -> None:
+        """Append one line; it has a `step`."""
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written: {error}") from error
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that was cut off while it was written."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
