@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from spanqa.cli import main
 from spanqa.spans import DecodeSettings
-from spanqa.windows import WindowMaker
-from spanqa_training.checkpoint import load_checkpoint
-from spanqa_training.evaluate import evaluate, network_from_model
+from spanqa.windows import WindowMaker, batch_windows
+from spanqa_training.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
+from spanqa_training.data import window_labels
+from spanqa_training.evaluate import devices, evaluate, network_from_model
+from spanqa_training.feed import Share, span_loss
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +66,64 @@ def test_the_command_prints_the_scores_and_stores_a_fitted_threshold(
     assert fitted.no_answer_threshold == report["best_threshold"]["threshold"]
     assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--intervals"]) == 0
     assert "always answering" in capsys.readouterr().out
+
+
+def test_batches_in_work_at_once_change_nothing(model, real_questions):
+    maker, network = model
+    one, four = (evaluate(network, maker, real_questions[:40], DecodeSettings(), n_threads=n) for n in (1, 4))
+    assert one.decoded == four.decoded
+    assert one.losses == four.losses
+
+
+def test_each_device_runs_one_batch_at_a_time(tiny_checkpoint, real_questions):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    places = devices(3, cpu=True)
+    network = network_from_model(model, *places)
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    several = evaluate(network, maker, real_questions[:30], DecodeSettings(), n_threads=len(places))
+    single = evaluate(network_from_model(model), maker, real_questions[:30], DecodeSettings())
+    assert several.decoded == single.decoded
+
+
+def test_the_loss_is_that_of_training(tiny_checkpoint, real_questions):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    (example,) = [example for example in real_questions if example.answers][:1]
+    windows = maker.windows(example.question, example.context)
+    batch = batch_windows([(windows, index) for index in range(len(windows))])
+    inputs = tuple(torch.from_numpy(a) for a in (batch.input_ids, batch.attention_mask, batch.token_type_ids))
+    starts, ends = (torch.tensor(labels) for labels in zip(*window_labels(windows, example), strict=True))
+    with torch.no_grad():
+        wanted = span_loss(*model(*inputs), Share(inputs=inputs, starts=starts, ends=ends, weight=1.0))
+    evaluation = evaluate(network_from_model(model), maker, [example], DecodeSettings())
+    assert np.mean(evaluation.losses) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_the_stored_precision_of_a_model_stays_when_its_threshold_is_fitted(tiny_checkpoint, fifty_questions, tmp_path):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    save_checkpoint(
+        checkpoint, model, tmp_path / "half.tlt", dtype="float16", card="# card\n", lm_head={"x": torch.ones(3)}
+    )
+    size = (tmp_path / "half.tlt").stat().st_size
+    assert main(["evaluate", "-m", str(tmp_path / "half.tlt"), str(fifty_questions), "--quiet", "--fit-threshold"]) == 0
+    assert (tmp_path / "half.tlt").stat().st_size == pytest.approx(size, rel=0.01)
+    assert load_lm_head(tmp_path / "half.tlt").keys() == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "restore_from: must be a checkpoint, got nothing: give -m CHECKPOINT"),
+        (["-m", "nowhere"], "nowhere: no such checkpoint"),
+        (["-m", "nowhere", "-g", "0"], "-g 0: give a number of processes of at least 1"),
+        (["-m", "nowhere", "optim.lr=1"], None),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(arguments, message, fifty_questions, capsys):
+    assert main(["evaluate", *arguments, str(fifty_questions)]) == 2
+    assert (message or "no such checkpoint") in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_nothing_to_evaluate_on_is_said(tiny_checkpoint, capsys):
+    assert main(["evaluate", "-m", str(tiny_checkpoint)]) == 2
+    assert "give a dataset, or a spec with test_ds.file" in capsys.readouterr().err

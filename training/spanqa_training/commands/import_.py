@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spanqa_training.arguments import add_key_option, key_from_args
+
 if TYPE_CHECKING:
     from spanqa_training.importers import Imported
 
@@ -22,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="the checkpoint to write"
     )
+    add_key_option(parser)
     parser.add_argument(
         "--layer-norm-eps",
         type=float,
@@ -62,9 +65,15 @@ def run(args: argparse.Namespace) -> int:
         do_lower_case=args.do_lower_case,
         seed=args.seed,
     )
+    key = key_from_args(args)
     imported = import_model(args.source, options)
     save_checkpoint(
-        imported.checkpoint, imported.model, args.output, dtype=args.dtype, lm_head=imported.lm_head or None
+        imported.checkpoint,
+        imported.model,
+        args.output,
+        dtype=args.dtype,
+        key=key,
+        lm_head=imported.lm_head or None,
     )
     print(f"{args.output}: {_summary(imported)}")
     return 0
