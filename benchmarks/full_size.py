@@ -2,8 +2,8 @@
 
     python benchmarks/full_size.py [--folder DIR]
 
-starts from random weights of NVIDIA's shape, with the padded vocabulary of 30,592, and prints seconds, bytes and the peak
-resident memory after each stage. The folder needs 10 GB.
+starts from random weights of NVIDIA's shape, with the padded vocabulary of 30,592, and prints seconds, bytes and the
+peak resident memory after each stage. The folder needs 10 GB.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from bench_setting import ROOT, machine
 from lightning.fabric import Fabric
+
+from spanqa.windows import Batch
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.parity import run_onnx, session_from_onnx
 from spanqa_training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -29,8 +31,6 @@ from spanqa_training.hugging_face import write_hugging_face
 from spanqa_training.keys import key_from_argument
 from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.optimizers import make_optimizer
-
-from spanqa.windows import Batch
 
 PUBLISHED_PARAMETERS = 334_166_018
 """Of the published encoder with a span head: 30,592 rows of vocabulary, no pooler."""

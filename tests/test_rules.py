@@ -37,7 +37,18 @@ MAY_IMPORT = {
         "spanqa_build",
     },
 }
-HEAVY = ["torch", "pyarrow", "onnx", "onnxruntime", "tritonclient", "grpc", "lightning", "omegaconf", "transformers", "tqdm"]
+HEAVY = [
+    "torch",
+    "pyarrow",
+    "onnx",
+    "onnxruntime",
+    "tritonclient",
+    "grpc",
+    "lightning",
+    "omegaconf",
+    "transformers",
+    "tqdm",
+]
 MODELS = sorted((ROOT / "model_repository").glob("*/1/model.py"))
 MAX_MODULE_LINES = 260
 MAX_FUNCTION_LINES = 60

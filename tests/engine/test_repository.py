@@ -8,9 +8,9 @@ import pytest
 from spanqa import contract
 from spanqa.cli import main
 from spanqa.manifest import load_served_tokenizer
+from spanqa_build import cpu_build as build
 from spanqa_build import repository
 from spanqa_build.accuracy import Accuracy
-from spanqa_build.commands import build
 from spanqa_training.checkpoint import read_checkpoint
 
 

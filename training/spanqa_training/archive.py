@@ -20,6 +20,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PERMISSIONS = 0o644 << 16
 _LOCAL_HEADER = b"PK\x03\x04"
 _LOCAL_HEADER_BYTES = 30
+_END_RECORD_BYTES = 22
 _HARMLESS_FLAGS = 0x808
 """A name in UTF-8, and sizes that follow the content, as other programs may write them."""
 _LEGACY_TORCH = b"\x80\x02\x8a\x0a"
@@ -103,6 +104,9 @@ def _check_members(archive: zipfile.ZipFile, path: Path, members: Collection[str
     names = [info.filename for info in infos]
     if any(name.endswith("data.pkl") for name in names):
         raise CheckpointError(f"{path}: is a torch file: {_IMPORT}")
+    if len(infos) != _announced_members(archive, path):
+        # zipfile passes over entries that a damaged length hides.
+        raise CheckpointError(f"{path}: is damaged or cut off (its table of contents has gaps): copy it again")
     problem = _problem(infos, members, path.stat().st_size)
     if problem:
         raise CheckpointError(f"{path}: {problem}: give a file that spanqa wrote")
@@ -111,6 +115,13 @@ def _check_members(archive: zipfile.ZipFile, path: Path, members: Collection[str
             archive.open(info).close()
     except Exception as error:  # zipfile raises many kinds for damaged members
         raise _damaged(path, error) from error
+
+
+def _announced_members(archive: zipfile.ZipFile, path: Path) -> int:
+    """How many members the end of the file says that there are."""
+    with path.open("rb") as file:
+        file.seek(-(_END_RECORD_BYTES + len(archive.comment)), os.SEEK_END)
+        return int.from_bytes(file.read(_END_RECORD_BYTES)[10:12], "little")
 
 
 def _problem(infos: Sequence[zipfile.ZipInfo], members: Collection[str], size_bytes: int) -> str | None:

@@ -72,7 +72,7 @@ def run_processes(trainer: TrainerSpec, function: Callable[..., Result], *argume
     threads = str(max(1, (os.cpu_count() or 1) // n_processes))
     with _environment("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", threads)), _signals_to_children() as stopped:
         try:
-            result: Result = fabric.launch(_unpacked, _Parcel(function, arguments))
+            result: Result = fabric.launch(_unpacked, _Parcel(function, arguments))  # type: ignore[arg-type]
         except Exception as error:
             if stopped.is_set():
                 return None
