@@ -34,6 +34,26 @@ class Request:
     results: Path
 
 
+ANSWERING_KEYS = frozenset(
+    {
+        "trainer.gpus",
+        "trainer.accelerator",
+        *(
+            f"model.dataset.{name}"
+            for name in (
+                "max_seq_length",
+                "doc_stride",
+                "max_query_length",
+                "max_answer_length",
+                "version_2_with_negative",
+                "null_score_diff_threshold",
+            )
+        ),
+    }
+)
+"""The keys below trainer and model that matter to commands which train nothing."""
+
+
 def add_key_option(parser: argparse.ArgumentParser) -> None:
     """Declare -k."""
     parser.add_argument(
@@ -66,12 +86,19 @@ def note(message: str) -> None:
     print(f"spanqa: note: {message}", file=sys.stderr)
 
 
-def request_from_args(args: argparse.Namespace, *, uses: Collection[str], results_required: bool = True) -> Request:
+def request_from_args(
+    args: argparse.Namespace,
+    *,
+    uses: Collection[str],
+    reads: Collection[str] | None = None,
+    results_required: bool = True,
+) -> Request:
     """Read the spec, lay the options over it, and read the key.
 
     Args:
         args: Parsed arguments of `add_spec_options` and `add_overrides`.
-        uses: The sections of the spec that the command reads.
+        uses: The sections of the spec that the command reads, beside trainer and model.
+        reads: The keys of those two that matter to the command; None for all. The user is told of others.
         results_required: Whether -r must be given.
 
     Raises:
@@ -82,6 +109,9 @@ def request_from_args(args: argparse.Namespace, *, uses: Collection[str], result
 
     if results_required and not args.results:
         raise SpecError("-r is missing: give the folder that results are written to")
+    results = Path(args.results or ".")
+    if results.exists() and not results.is_dir():
+        raise SpecError(f"-r {results}: is a file: give a folder for the results")
     overrides = list(args.overrides)
     if args.model:
         overrides.append(f"restore_from={json.dumps(args.model)}")
@@ -90,11 +120,13 @@ def request_from_args(args: argparse.Namespace, *, uses: Collection[str], result
             raise SpecError(f"-g {args.gpus}: give a number of processes of at least 1")
         overrides.append(f"trainer.gpus={args.gpus}")
     loaded = load_spec(args.spec, overrides, uses={"restore_from", "trainer", "model", *uses}, warn=note)
+    idle = [
+        key for key in loaded.given if key.startswith(("trainer.", "model.")) and key not in (reads or loaded.given)
+    ]
+    if idle:
+        note(f"without effect on this command: {', '.join(sorted(idle))}")
     return Request(
-        spec=loaded.spec,
-        given=loaded.given,
-        key=key_from_args(args, loaded.encryption_key),
-        results=Path(args.results or "."),
+        spec=loaded.spec, given=loaded.given, key=key_from_args(args, loaded.encryption_key), results=results
     )
 
 

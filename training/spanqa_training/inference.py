@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -175,7 +176,8 @@ class PredictionFiles:
             raise RunError(f"{error.filename or self.records}: cannot be written: {error}") from error
         finally:
             for path in beside:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
         return n_questions
 
 

@@ -43,6 +43,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     check_target(request.results / CHECKPOINTS / save_to)
     _note_precision(spec)
     validation = read_datasets(spec.validation_ds.file, num_samples=spec.validation_ds.num_samples)
+    _note_unused(request)
     checkpoint, model = base_model(spec, key=request.key, results=request.results, warn=note)
     checkpoint = dataclasses.replace(
         checkpoint,
@@ -57,6 +58,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
         model=model,
         index=index,
         validation=validation,
+        validation_rows=spec.validation_ds.batch_size if "validation_ds.batch_size" in request.given else None,
         results=request.results,
         save_to=save_to,
         key=request.key,
@@ -68,6 +70,18 @@ def _checked_name(name: str) -> str:
     if Path(name).name != name or Path(name).suffix not in _ENDINGS:
         raise SpecError(f"save_to: must be a name, alone for a folder or with .tlt for one file, got {name!r}")
     return name
+
+
+def _note_unused(request: Request) -> None:
+    """Tell of what the spec says to other commands, or about a new model where a restored one is trained."""
+    if "model.dataset.n_best_size" in request.given:
+        note("without effect on this command: model.dataset.n_best_size (spanqa infer reads it)")
+    if not request.spec.restore_from:
+        return
+    new_only = ("model.language_model", "model.tokenizer", "model.dataset.do_lower_case")
+    idle = [section for section in new_only if any(f"{key}.".startswith(f"{section}.") for key in request.given)]
+    if idle:
+        note(f"the model is restored from {request.spec.restore_from}, so these are without effect: {', '.join(idle)}")
 
 
 def _note_precision(spec: Spec) -> None:

@@ -37,6 +37,7 @@ class TrainingRun:
         model: Its weights.
         index: Folder of the training windows' index.
         validation: Validation questions; none without.
+        validation_rows: Windows in a batch of theirs; None for as many as fit a fixed number of tokens.
         results: The folder of results.
         save_to: Name of the checkpoint to write.
         key: Encrypts what is written; None without.
@@ -49,6 +50,7 @@ class TrainingRun:
     model: SpanModel
     index: Path
     validation: Sequence[Example]
+    validation_rows: int | None
     results: Path
     save_to: str
     key: Key | None = dataclasses.field(default=None, repr=False)
@@ -89,6 +91,7 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
             checkpoint=run.checkpoint,
             spec=run.spec,
             examples=run.validation,
+            rows_per_batch=run.validation_rows,
             folder=run.target.parent,
             name=run.target.stem,
             key=run.key,

@@ -32,6 +32,7 @@ class Validator:
         checkpoint: What is saved beside its weights.
         spec: The run's spec.
         examples: The validation questions; none validates nothing.
+        rows_per_batch: Windows in a batch; None for as many as fit a fixed number of tokens.
         folder: Where the best checkpoints are kept.
         name: How their names begin.
         key: Encrypts them; None without.
@@ -44,6 +45,7 @@ class Validator:
     checkpoint: Checkpoint
     spec: Spec
     examples: Sequence[Example]
+    rows_per_batch: int | None
     folder: Path
     name: str
     key: Key | None
@@ -92,6 +94,7 @@ class Validator:
             self.examples[rank::n_processes],
             decode_settings(self.checkpoint),
             quiet=self.quiet or rank > 0,
+            rows_per_batch=self.rows_per_batch,
         )
         if n_processes == 1:
             return part

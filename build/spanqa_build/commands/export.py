@@ -11,7 +11,7 @@ from pathlib import Path
 from spanqa_build.commands.build import table
 from spanqa_build.cpu_build import DEFAULT_DATA, PARITY_QUESTIONS, CpuBuild, checked_parity, examples_to_check
 from spanqa_build.onnx_export import onnx_from_model
-from spanqa_training.arguments import Request, add_overrides, add_spec_options, note, request_from_args
+from spanqa_training.arguments import ANSWERING_KEYS, Request, add_overrides, add_spec_options, note, request_from_args
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.decoding import decode_settings, threshold_from_spec
 from spanqa_training.hugging_face import write_hugging_face
@@ -39,7 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export in the format that the spec names."""
-    request = request_from_args(args, uses={"export_format", "export_to"}, results_required=args.output is None)
+    request = request_from_args(
+        args,
+        uses={"export_format", "export_to"},
+        reads=ANSWERING_KEYS,
+        results_required=args.output is None,
+    )
     spec = request.spec
     path = restored_path(spec, request.results)
     checkpoint, model = open_model(path, key=request.key)

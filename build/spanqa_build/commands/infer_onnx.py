@@ -7,7 +7,7 @@ from functools import partial
 
 from spanqa_build.parity import run_onnx, session_from_onnx
 from spanqa_training.arguments import add_overrides, add_spec_options, request_from_args
-from spanqa_training.commands.infer import add_output_options, infer, show
+from spanqa_training.commands.infer import INFERENCE_KEYS, add_output_options, infer, show
 from spanqa_training.packed import read_packed_network
 from spanqa_training.sources import restored_path
 
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer infer_ds and write the three files of `spanqa infer`."""
-    request = request_from_args(args, uses={"infer_ds"})
+    request = request_from_args(args, uses={"infer_ds"}, reads=INFERENCE_KEYS)
     request.spec.require_files("infer_ds")
     packed = read_packed_network(restored_path(request.spec, request.results), key=request.key)
     network = partial(run_onnx, session_from_onnx(packed.network))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spanqa_training.arguments import Request, add_spec_options, request_from_args
+from spanqa_training.arguments import ANSWERING_KEYS, Request, add_spec_options, request_from_args
 from spanqa_training.errors import SpecError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _request(args: argparse.Namespace) -> tuple[Request, Sequence[str]]:
     if datasets:
         # What the spec says of its own file, `???` perhaps, is not meant.
         args.overrides.append(f"test_ds.file={json.dumps(datasets)}")
-    request = request_from_args(args, uses={"test_ds"}, results_required=False)
+    request = request_from_args(args, uses={"test_ds"}, reads=ANSWERING_KEYS, results_required=False)
     if not request.spec.test_ds.file:
         raise SpecError("there is nothing to evaluate on: give a dataset, or a spec with test_ds.file")
     return request, request.spec.test_ds.file

@@ -8,12 +8,15 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spanqa_training.arguments import Request, add_overrides, add_spec_options, request_from_args
+from spanqa_training.arguments import ANSWERING_KEYS, Request, add_overrides, add_spec_options, request_from_args
 
 if TYPE_CHECKING:
     from spanqa.squad import Example
     from spanqa_training.checkpoint import Checkpoint
     from spanqa_training.evaluate import Network
+
+
+INFERENCE_KEYS = ANSWERING_KEYS | {"model.dataset.n_best_size"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from spanqa_training.evaluate import devices, network_from_model
     from spanqa_training.sources import open_model, restored_path
 
-    request = request_from_args(args, uses={"infer_ds"})
+    request = request_from_args(args, uses={"infer_ds"}, reads=INFERENCE_KEYS)
     request.spec.require_files("infer_ds")
     checkpoint, model = open_model(restored_path(request.spec, request.results), key=request.key)
     trainer = request.spec.trainer
