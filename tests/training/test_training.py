@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -255,3 +256,11 @@ def test_what_cannot_be_trained_is_one_line_before_anything_is_done(train, tmp_p
     assert error.startswith("spanqa: error: ")
     assert message in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_course_of_a_run_is_drawn(train, tmp_path):
+    run = tmp_path / "run"
+    assert main(train(run, "trainer.max_epochs=3", "trainer.log_every_n_steps=1")) == 0
+    picture = ElementTree.fromstring((run / "training.svg").read_text(encoding="utf-8"))
+    shown = [element.text for element in picture.iter() if element.tag.endswith("text")]
+    assert {"training loss", "validation loss", "F1", "exact match", "trained-model"} <= set(shown)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from spanqa.files import write_atomically
 from spanqa_training.errors import RunError
 
 LOG_FILE = "train.jsonl"
@@ -20,18 +20,18 @@ class TrainLog:
         step: The step that the run starts from; lines of later ones, of a run that was interrupted, are cut off.
 
     Raises:
-        RunError: The file cannot be written.
+        RunError: The file cannot be read.
+        DataError: It cannot be written.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
         self._path = folder / LOG_FILE
-        beside = folder / f".{LOG_FILE}.new"
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-            beside.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step), encoding="utf-8")
-            os.replace(beside, self._path)
-        except OSError as error:
-            raise RunError(f"{self._path}: cannot be written: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{self._path}: cannot be read: {error}: delete it, or give another -r") from error
+        kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
+        write_atomically(self._path, kept, make_folder=True)
 
     def write(self, **values: Any) -> None:
         """Append one line; it has a `step`."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa_training.checkpoint import Checkpoint, save_checkpoint
+from spanqa_training.curves import svg_from_run
 from spanqa_training.evaluate import Evaluation
 from spanqa_training.index import TrainingIndex
 from spanqa_training.keys import Key
@@ -24,6 +26,7 @@ from spanqa_training.validation import Validator, threshold_of
 
 CHECKPOINTS = "checkpoints"
 CARD_FILE = "model_card.md"
+CURVES_FILE = "training.svg"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,10 @@ def _save(run: TrainingRun, model: SpanModel, evaluation: Evaluation | None, tra
     )
     card = card_from_checkpoint(checkpoint, run.spec, run.dataset, name=run.target.stem)
     save_checkpoint(checkpoint, model, run.target, dtype=run.spec.trainer.checkpoint_dtype, key=run.key, card=card)
-    (run.results / CARD_FILE).write_text(card, encoding="utf-8")
+    picture = svg_from_run(run.results, title=run.target.stem)
+    for name, text in ((CARD_FILE, card), (CURVES_FILE, picture)):
+        if text:
+            write_atomically(run.results / name, text)
 
 
 def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from spanqa.contract import QUESTION_ANSWERING
 from spanqa.errors import InputError
+from spanqa.files import write_atomically
 from spanqa.squad import read_squad
 from spanqa_client.client import DEFAULT_URL, QAClient
-from spanqa_client.files import write_atomically
 from spanqa_client.perf_analyzer import Load, Measurement, input_data_from_examples, measure
 from spanqa_client.plot import svg_from_measurements
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 
 from spanqa.contract import QUESTION_ANSWERING
+from spanqa.files import write_atomically
 from spanqa.squad import Example, read_squad
 from spanqa_client.answer import Answer
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL, QAClient
-from spanqa_client.files import write_atomically
 from spanqa_client.served import ServedRun, jsonl_from_run, na_probs_from_run, predictions_from_run, summary_from_run
 
 EXIT_SOME_FAILED = 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from spanqa.files import write_atomically
 from spanqa_training.errors import SpecError
 
 _SOURCE = Path(__file__).resolve().parents[2] / "specs"
@@ -20,7 +20,7 @@ def specs_folder() -> Path:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder to write to")
-    parser.add_argument("-r", "--results_dir", dest="results", type=Path, help="folder of results to make as well")
+    parser.add_argument("-r", "--results_dir", help="taken as the old toolkit did; nothing is written there")
     parser.add_argument("--overwrite", action="store_true", help="replace specs of the same names")
 
 
@@ -30,15 +30,8 @@ def run(args: argparse.Namespace) -> int:
     taken = [spec.name for spec in specs if (args.output / spec.name).exists()]
     if taken and not args.overwrite:
         raise SpecError(f"{args.output}: holds {taken[0]} already: give an empty folder, or --overwrite")
-    try:
-        for folder in filter(None, (args.output, args.results)):
-            folder.mkdir(parents=True, exist_ok=True)
-        for spec in specs:
-            beside = args.output / f".{spec.name}.new"
-            beside.write_bytes(spec.read_bytes())
-            os.replace(beside, args.output / spec.name)
-    except OSError as error:
-        raise SpecError(f"{args.output}: cannot be written: {error}") from error
+    for spec in specs:
+        write_atomically(args.output / spec.name, spec.read_text(encoding="utf-8"), make_folder=True)
     width = max(len(spec.name) for spec in specs)
     for spec in specs:
         print(f"{args.output / spec.name!s:<{len(str(args.output)) + 1 + width}}  {_first_comment(spec)}")

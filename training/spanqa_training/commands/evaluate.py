@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spanqa.files import write_atomically
 from spanqa_training.arguments import ANSWERING_KEYS, Request, add_spec_options, request_from_args
 from spanqa_training.errors import SpecError
 
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     report = {"dataset": list(files), "model": str(path), **_scores(evaluation, threshold, intervals=args.intervals)}
     print(json.dumps(report, indent=2) if args.json else _table(report))
     if args.results:
-        _write(report, request.results / REPORT_FILE)
+        text = json.dumps(report, indent=2) + "\n"
+        write_atomically(request.results / REPORT_FILE, text, make_folder=True)
     if args.fit_threshold:
         fitted = dataclasses.replace(
             checkpoint,
@@ -98,18 +100,6 @@ def _request(args: argparse.Namespace) -> tuple[Request, Sequence[str]]:
     if not request.spec.test_ds.file:
         raise SpecError("there is nothing to evaluate on: give a dataset, or a spec with test_ds.file")
     return request, request.spec.test_ds.file
-
-
-def _write(report: Mapping[str, Any], path: Path) -> None:
-    from spanqa_training.errors import RunError
-
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error}") from error
 
 
 def _scores(evaluation: Evaluation, threshold: float, *, intervals: bool) -> dict[str, Any]:

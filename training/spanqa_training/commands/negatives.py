@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spanqa.files import write_atomically
 from spanqa.squad import Example, read_squad
 from spanqa_training.negatives import make_negatives
 
@@ -44,6 +44,4 @@ def write_squad(examples: Sequence[Example], path: Path) -> None:
             {"id": example.id, "question": example.question, "answers": answers, "is_impossible": not answers}
         )
         last = example
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps({"version": "v2.0", "data": articles}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps({"version": "v2.0", "data": articles}, ensure_ascii=False))

@@ -9,14 +9,21 @@ from pathlib import Path
 from spanqa.errors import DataError
 
 
-def write_atomically(path: str | Path, text: str) -> None:
+def write_atomically(path: str | Path, text: str, *, make_folder: bool = False) -> None:
     """Write a text file in UTF-8 through a temporary file beside it.
+
+    Args:
+        path: The file.
+        text: Its content.
+        make_folder: Whether to make its folder where there is none.
 
     Raises:
         DataError: The place cannot be written to.
     """
     path = Path(path)
     try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
