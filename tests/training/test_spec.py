@@ -1,5 +1,6 @@
 """Specs: every shipped one is sound, old keys mean what they meant, every mistake is named with its key."""
 
+import dataclasses
 import json
 
 import pytest
@@ -312,3 +313,34 @@ def test_an_override_that_fails_does_not_show_its_value(load, override):
     with pytest.raises(SpecError) as caught:
         load("encryption_key: tell-nobody\n", override)
     assert "tell" not in str(caught.value).replace("test_an_override_that_fails_does_not_show_its_value", "")
+
+
+def documented(root):
+    """Rows of the tables in training/README.md, by their first cell."""
+    rows = {}
+    for line in (root / "training" / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def keys_and_defaults(kind, prefix=""):
+    for field in dataclasses.fields(kind):
+        default = getattr(kind(), field.name)
+        if dataclasses.is_dataclass(default):
+            yield from keys_and_defaults(type(default), f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", default
+
+
+def test_every_key_is_documented_with_its_default(root):
+    rows = documented(root)
+    same_keys = ("finetuning_ds.", "validation_ds.", "test_ds.", "infer_ds.")
+    wanted = {key: value for key, value in keys_and_defaults(Spec) if not key.startswith(same_keys)}
+    assert wanted.keys() <= rows.keys()
+    for key, default in wanted.items():
+        shown = default if isinstance(default, str) else json.dumps(default)
+        assert rows[key][0] == shown.replace("[]", "-"), key
+    assert set(MOVED) | set(ONLY) | set(REPLACED) <= rows.keys()
+    assert all(rows[old] == [f"`{new}`"] for old, new in MOVED.items())
