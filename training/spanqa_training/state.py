@@ -34,7 +34,7 @@ class RunState:
         model: The model's tensors.
         optimizer: The optimiser's state.
         scaler: The loss scaler's state; empty without one.
-        rng: Of each process: state of torch's CPU generator, then of each CUDA device's.
+        rng: Of each process: state of torch's CPU generator, then of its GPU's.
     """
 
     spec: str
@@ -50,15 +50,15 @@ class RunState:
 
 
 def rng_state() -> list[torch.Tensor]:
-    """State of every random generator that training draws from in this process."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+    """State of every random generator that training draws from in this process: the CPU's, and its own GPU's."""
+    return [torch.get_rng_state(), *((torch.cuda.get_rng_state(),) if torch.cuda.is_available() else ())]
 
 
 def restore_rng(state: list[torch.Tensor]) -> None:
     """Set this process's generators back to a saved state."""
     torch.set_rng_state(state[0])
     if len(state) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state[1:])
+        torch.cuda.set_rng_state(state[1])
 
 
 def save_state(state: RunState, folder: Path, key: Key | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 
 from spanqa_training.arguments import add_overrides, add_spec_options
 
@@ -35,7 +36,10 @@ def train(args: argparse.Namespace, *, section: str, save_to: str) -> int:
     from spanqa_training.training_run import train_process
 
     run = run_from_request(args, section=section, save_to=save_to)
-    if not run_processes(run.spec.trainer, train_process, run):
+    finished = run_processes(run.spec.trainer, train_process, run)
+    if finished is None:
+        print("interrupted before training began: the same command starts it", file=sys.stderr)
+    if not finished:
         return INTERRUPTED
     if not run.spec.model.dataset.use_cache:
         shutil.rmtree(run.index)
