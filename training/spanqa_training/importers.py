@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,5 +75,7 @@ def _importer(source: Path) -> Callable[[Path, ImportOptions], Imported] | None:
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, lzma.LZMAError):
-        return True  # compressed and damaged: unpacking it says so
+    except OSError:
+        raise
+    except Exception:  # tarfile fails in any way on a damaged archive
+        return True  # unpacking it says so

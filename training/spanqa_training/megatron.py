@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,12 +120,12 @@ def _unzipped(path: Path) -> Iterator[Path]:
         return
     if len(names) > 1:
         raise ImportWeightsError(f"{path}: holds several shards ({names[0]}, {names[1]}): {MERGE_SHARDS}")
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / MEGATRON_FILE
         try:
-            with archive.open(names[0]) as member, open(file, "wb") as copy:
+            with zipfile.ZipFile(path) as archive, archive.open(names[0]) as member, open(file, "wb") as copy:
                 shutil.copyfileobj(member, copy)
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except Exception as error:  # zipfile fails in any way on a damaged member
             raise ImportWeightsError(f"{path}: {names[0]} cannot be unpacked: fetch the zip again ({error})") from error
         yield file
 

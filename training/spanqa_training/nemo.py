@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import lzma
 import shutil
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
@@ -96,7 +94,7 @@ def _unpacked(path: Path, folder: Path) -> dict[str, bytes]:
         raise ImportWeightsError(
             f"holds several {WEIGHTS_FILE}, of a model-parallel network: {MERGE_SHARDS}"
         ) from error
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except Exception as error:  # tarfile fails in any way on a damaged archive
         raise ImportWeightsError(f"cannot be unpacked: fetch or save it again ({error})") from error
     for name, there in ((CONFIG_FILE, CONFIG_FILE in members), (WEIGHTS_FILE, (folder / WEIGHTS_FILE).is_file())):
         if not there:
