@@ -99,7 +99,7 @@ def _recipe(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
         f"{trainer.accumulate_grad_batches} summed before a step",
         f"- {optim.name}, learning rate {optim.lr:g}, betas {', '.join(map(str, optim.betas))}, weight decay "
         f"{optim.weight_decay:g}; {schedule.name}, warm-up steps {warmup}",
-        f"- precision {trainer.precision}, gradients clipped at {trainer.gradient_clip_val:g} (0: not), "
+        f"- {base['precision']} on {base['device']}, gradients clipped at {trainer.gradient_clip_val:g} (0: not), "
         f"seed {trainer.seed}",
         "- every setting is in spec.yaml",
     ]

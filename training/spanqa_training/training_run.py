@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
 
 from spanqa.files import write_atomically
@@ -17,7 +18,7 @@ from spanqa_training.curves import svg_from_run
 from spanqa_training.evaluate import Evaluation
 from spanqa_training.index import TrainingIndex
 from spanqa_training.keys import Key
-from spanqa_training.launch import handled
+from spanqa_training.launch import handled, precision_of
 from spanqa_training.loop import STATE_FOLDER, Trainer
 from spanqa_training.model import SpanModel
 from spanqa_training.model_card import card_from_checkpoint
@@ -109,10 +110,16 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
         if not finished:
             validator.say(f"interrupted: the same command resumes from {run.results / STATE_FOLDER}")
             return False
-        data = {"n_questions": index.n_questions, "n_unanswerable": index.n_unanswerable, "n_windows": index.n_windows}
+        facts = {
+            "n_questions": index.n_questions,
+            "n_unanswerable": index.n_unanswerable,
+            "n_windows": index.n_windows,
+            "device": torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "CPU",
+            "precision": precision_of(run.spec.trainer, fabric.device.type),
+        }
     evaluation = _final_evaluation(run, model, validator)
     if fabric.global_rank == 0:
-        _save(run, model, evaluation, {**data, "checks": trainer.log})
+        _save(run, model, evaluation, {**facts, "checks": trainer.log})
     fabric.barrier()
     return True
 
