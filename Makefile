@@ -50,7 +50,8 @@ $(VENV)/.serve: requirements/serve.lock pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock $(VENV)/.serve
+$(VENV)/.dev: requirements/dev.lock requirements/trt10.lock requirements/trt11.lock $(VENV)/.serve
 	@echo "installing what development needs into $(VENV) (once)"
 	@$(PIP) install -r requirements/dev.lock
+	@for trt in trt10 trt11; do $(PIP) install --upgrade --no-deps --target $(VENV)/$$trt -r requirements/$$trt.lock; done
 	@touch $@

@@ -1,0 +1,114 @@
+"""Plans: sizes that are those of the real network, and all that a build needs, without a GPU."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+import torch
+
+from spanqa_build.plan import activation_bytes, n_parameters, plan_from, table_from_plan
+from spanqa_build.targets import all_targets, target_from_name
+from spanqa_training.checkpoint import read_checkpoint
+from spanqa_training.model import EncoderConfig, SpanModel
+
+MEGATRON = EncoderConfig(
+    vocab_size=30592, hidden_size=1024, num_layers=24, num_heads=16, intermediate_size=4096, layer_norm="pre"
+)
+GPU_NAMES = [name for name, target in all_targets().items() if target.is_gpu]
+
+
+@pytest.fixture(scope="module")
+def megatron(root):
+    checkpoint = read_checkpoint(root / "training" / "checkpoints" / "spanqa-minilm")
+    windows = dataclasses.replace(checkpoint.windows, max_seq_length=384)
+    return dataclasses.replace(checkpoint, encoder=MEGATRON, windows=windows)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_a_gpu(monkeypatch, tmp_path):
+    """No TensorRT and no nvidia-smi, wherever the tests run."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_the_parameters_of_megatron_are_counted_to_the_last():
+    assert n_parameters(MEGATRON) == 334_166_018
+
+
+@pytest.mark.parametrize("family", ["pre", "post"])
+def test_the_count_is_that_of_the_network_itself(family):
+    config = EncoderConfig(vocab_size=100, hidden_size=24, num_layers=3, num_heads=2, layer_norm=family)
+    assert n_parameters(config) == sum(parameter.numel() for parameter in SpanModel(config).parameters())
+
+
+@pytest.mark.parametrize("name", all_targets())
+def test_a_plan_is_json_and_can_be_read(megatron, name):
+    plan = plan_from(megatron, target_from_name(name))
+    assert json.loads(json.dumps(plan.as_json()))["target"] == name
+    table = table_from_plan(plan)
+    assert max(map(len, table.splitlines())) < 200
+    for text in (plan.description, *plan.versions.values(), *plan.commands, "334,166,018"):
+        assert text in table
+
+
+@pytest.mark.parametrize("name", GPU_NAMES)
+def test_a_gpu_gets_an_engine_a_bucket_and_each_holds_the_weights_in_fp16(megatron, name):
+    plan = plan_from(megatron, target_from_name(name))
+    assert plan.lengths == (128, 192, 256, 384)
+    assert [artefact.size_bytes for artefact in plan.artefacts] == [2 * 334_166_018] * 5
+    assert plan.gpu_memory.weights_bytes == 4 * 2 * 334_166_018
+
+
+def test_memory_adds_up_and_fits_the_smallest_v100(megatron):
+    memory = plan_from(megatron, target_from_name("v100")).gpu_memory
+    parts = dataclasses.asdict(memory).values()
+    assert memory.total_bytes == sum(parts)
+    assert min(parts) > 0
+    assert memory.total_bytes < 16 << 30
+
+
+def test_megatron_can_be_built_on_every_target(megatron):
+    smallest_bytes = {"v100": 16 << 30, "t4": 15 << 30, "a100": 24 << 30, "h100": 80 << 30}
+    for name in GPU_NAMES:
+        plan = plan_from(megatron, target_from_name(name))
+        assert max(plan.build_bytes, plan.gpu_memory.total_bytes) < smallest_bytes[name]
+
+
+def test_activations_grow_with_the_batch_and_faster_than_the_length():
+    one = activation_bytes(MEGATRON, 1, 128)
+    assert activation_bytes(MEGATRON, 16, 128) == 16 * one
+    assert activation_bytes(MEGATRON, 1, 384) >= 3 * one
+
+
+@torch.inference_mode()
+def test_the_estimate_of_activations_is_not_below_what_attention_alone_must_hold():
+    rows, length = 4, 384
+    scores = torch.empty((rows, 16, length, length), dtype=torch.float32, device="meta")
+    states = torch.empty((rows, length, 1024), dtype=torch.float32, device="meta")
+    held = sum(tensor.numel() * tensor.element_size() for tensor in (scores, states))
+    assert held < activation_bytes(MEGATRON, rows, length) < 4 * held
+
+
+def test_more_instances_need_more_activations_and_no_more_weights(megatron):
+    target = target_from_name("v100")
+    one = plan_from(megatron, target).gpu_memory
+    two = plan_from(megatron, dataclasses.replace(target, instances=2)).gpu_memory
+    assert two.weights_bytes == one.weights_bytes
+    assert (two.activations_bytes, two.graphs_bytes) == (2 * one.activations_bytes, 2 * one.graphs_bytes)
+
+
+def test_a_plan_for_volta_names_the_versions_and_the_torch_that_still_run_there(megatron):
+    plan = plan_from(megatron, target_from_name("v100"), model="my.tlt", output="served")
+    assert plan.versions["TensorRT"] == "==10.4.0.* (tensorrt-cu12==10.4.0)"
+    assert plan.versions["to train there"] == "torch==2.13.0 from PyTorch's index cu126"
+    assert len(plan.commands) == 3
+    assert "tritonserver:24.09-py3" in plan.commands[0]
+    assert "spanqa build -m my.tlt --target v100 -o served" in plan.commands[1]
+
+
+def test_a_plan_for_a_cpu_needs_no_gpu_memory_and_no_container_to_build_in(megatron):
+    plan = plan_from(megatron, target_from_name("cpu"))
+    assert (plan.gpu_memory, plan.build_bytes, plan.lengths) == (None, 0, (384,))
+    assert [artefact.size_bytes for artefact in plan.artefacts] == [4 * 334_166_018]
+    assert plan.commands[0] == "spanqa build -m CHECKPOINT --target cpu -o REPOSITORY"
