@@ -2,67 +2,126 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spanqa import contract
 from spanqa.errors import SettingsError, SpanqaError
+from spanqa.packing import Bucket, Packing
 from spanqa.spans import DecodeSettings
 from spanqa.tokenization import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from spanqa.windows import WindowSettings
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "spanqa-repository"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knew neither buckets nor artefacts, and had no seal."""
+SEAL = "sha256"
+UNSEALED = frozenset({SEAL, "max_context_bytes"})
+"""What the seal leaves out: itself, and the one limit that is the server's, for people to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
-    """How windows are grouped into calls of the encoder; belongs to the hardware.
+class Gpu:
+    """A kind of GPU.
 
     Args:
-        rows_per_call: Most windows in one call; at most the encoder's max_batch_size.
-        tokens_per_call: Most padded tokens in one call.
-        calls_in_flight: Most calls that one question batch has open at a time.
+        name: As the driver calls it.
+        compute_capability: Such as "7.0".
     """
 
-    rows_per_call: int = 16
-    tokens_per_call: int = 8192
-    calls_in_flight: int = 2
+    name: str
+    compute_capability: str
 
-    def __post_init__(self) -> None:
-        if min(self.rows_per_call, self.tokens_per_call, self.calls_in_flight) < 1:
-            raise SettingsError(f"packing: every limit must be at least 1, got {self}")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """How Triton itself runs the encoders, without a model.py of ours.
+
+    Args:
+        platform: Triton's name of the format: tensorrt_plan or onnxruntime_onnx.
+        graph_rows: Batch sizes that a CUDA graph is captured for.
+        instances: Instances of each encoder on each GPU.
+        gpu: The GPU that the files were compiled for; None where any will do.
+        tensorrt: The TensorRT that compiled them, from major.minor.patch on; None where none did.
+    """
+
+    platform: str
+    graph_rows: tuple[int, ...] = ()
+    instances: int = 1
+    gpu: Gpu | None = None
+    tensorrt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """What a file must be.
+
+    Args:
+        sha256: Of its content, as hexadecimal digits.
+        size_bytes: Its size.
+    """
+
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Settings and provenance of one model repository.
+    """Settings and provenance of one version of a model repository.
 
     Args:
         tokenizer_sha256: Of the tokenizer.json beside the manifest.
+        target: What the repository was built for.
         windows: How contexts are cut.
         decode: The model's decoding defaults.
         packing: How windows are grouped into encoder calls.
+        engine: How Triton runs the encoders; None where a model.py does.
         max_context_bytes: Longest context accepted, in UTF-8 bytes.
-        encoder: The network: its file, precision, SHA-256, and what else the build recorded.
+        encoder: The network: its precision, what the build measured of it (parity, accuracy), and whatever else.
         model: The checkpoint's name and provenance.
+        versions: Versions of the programs that built it.
+        artefacts: Files of the version folders, named MODEL/FILE.
+        configs: Files beside the version folders that belong to this version, named MODEL/FILE.
     """
 
     tokenizer_sha256: str
+    target: str = "cpu"
     windows: WindowSettings = field(default_factory=WindowSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     packing: Packing = field(default_factory=Packing)
+    engine: Engine | None = None
     max_context_bytes: int = contract.DEFAULT_MAX_CONTEXT_BYTES
     encoder: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    artefacts: dict[str, Artefact] = field(default_factory=dict)
+    configs: dict[str, Artefact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        longest = self.packing.ensemble_length
+        if longest is not None and longest < self.windows.max_seq_length:
+            raise SettingsError(
+                f"the longest bucket takes {longest} tokens and windows have up to {self.windows.max_seq_length}: "
+                "add a bucket of that length"
+            )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the repository's models, those that others call first."""
+        stages = (contract.PREPROCESS, *self.packing.encoders, contract.POSTPROCESS)
+        return (*stages, contract.ENSEMBLE, contract.QUESTION_ANSWERING)
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The manifest as the text of its file."""
+    """The manifest as the text of its file, sealed: a change of it shows."""
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
+    document[SEAL] = _seal(json.loads(json.dumps(document, allow_nan=False)))
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -70,15 +129,19 @@ def load_manifest(folder: str | Path) -> Manifest:
     """Read the manifest in a folder.
 
     Raises:
-        SettingsError: If it is missing, damaged, or of another version.
+        SettingsError: If it is missing, damaged, edited, or of another version.
     """
     path = Path(folder) / MANIFEST_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document.pop("format") != FORMAT or document.pop("format_version") != FORMAT_VERSION:
+        if document["format"] != FORMAT or document["format_version"] not in READABLE_VERSIONS:
             raise SettingsError(f"not a {FORMAT} of version {FORMAT_VERSION}: build the repository again")
-        parts: dict[str, Any] = {"windows": WindowSettings, "decode": DecodeSettings, "packing": Packing}
-        return Manifest(**{key: parts[key](**value) if key in parts else value for key, value in document.items()})
+        if document["format_version"] > 1 and document[SEAL] != _seal(document):
+            raise SettingsError(
+                "was edited after the build (only max_context_bytes may be): build the repository again"
+            )
+        settings = {key: document[key] for key in document.keys() - {"format", "format_version", SEAL}}
+        return Manifest(**{key: _PARTS.get(key, _as_it_is)(value) for key, value in settings.items()})
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}: build the repository again") from error
     except SettingsError as error:
@@ -104,3 +167,37 @@ def load_served_tokenizer(folder: str | Path) -> tuple[Manifest, Tokenizer]:
             f"{tokenizer.sha256[:12]}, expected {manifest.tokenizer_sha256[:12]}): build the repository again"
         )
     return manifest, tokenizer
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    sealed = {key: value for key, value in document.items() if key not in UNSEALED}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _packing(value: dict[str, Any]) -> Packing:
+    return Packing(**{**value, "buckets": tuple(Bucket(**bucket) for bucket in value.get("buckets", ()))})
+
+
+def _engine(value: dict[str, Any] | None) -> Engine | None:
+    if value is None:
+        return None
+    gpu = Gpu(**value["gpu"]) if value["gpu"] else None
+    return Engine(**{**value, "graph_rows": tuple(value["graph_rows"]), "gpu": gpu})
+
+
+def _artefacts(value: dict[str, Any]) -> dict[str, Artefact]:
+    return {name: Artefact(**artefact) for name, artefact in value.items()}
+
+
+_PARTS: dict[str, Any] = {
+    "windows": lambda value: WindowSettings(**value),
+    "decode": lambda value: DecodeSettings(**value),
+    "packing": _packing,
+    "engine": _engine,
+    "artefacts": _artefacts,
+    "configs": _artefacts,
+}

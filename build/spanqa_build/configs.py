@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa import contract
 from spanqa.contract import Tensor
-from spanqa.manifest import Manifest
+from spanqa.manifest import Engine, Manifest
+from spanqa.packing import Bucket
 
 _TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32, "BOOL": pb.TYPE_BOOL}
+TENSORRT = "tensorrt_plan"
+ONNXRUNTIME = "onnxruntime_onnx"
+"""Triton's names of the formats that its own backends run."""
 MAX_QUESTIONS = 32
 """Most rows of a request to question_answering, and most questions in one of its batches."""
 MAX_QUEUED_REQUESTS = 1024
@@ -34,7 +39,6 @@ _PREPROCESS = _Step(
     inputs=(contract.QUESTION, contract.CONTEXT),
     outputs=(*contract.ENCODER_INPUTS, *contract.STAGE_TENSORS),
 )
-_ENCODER = _Step(model=contract.ENCODER, inputs=contract.ENCODER_INPUTS, outputs=contract.ENCODER_OUTPUTS)
 _POSTPROCESS = _Step(
     model=contract.POSTPROCESS,
     inputs=(contract.CONTEXT, *_STAGED_INPUTS, *contract.STAGE_TENSORS, *contract.ENCODER_OUTPUTS),
@@ -46,33 +50,87 @@ _BATCHED = frozenset(
 """Tensors whose first dimension is a row: in models without batching it is part of their shape."""
 
 
-def config_texts(manifest: Manifest) -> dict[str, str]:
+def config_texts(manifest: Manifest, *, version: int = 1) -> dict[str, str]:
     """Make the text of each model's config.pbtxt.
 
     Args:
         manifest: The repository's settings.
+        version: The version that they are for: the ensemble's stages are of one build.
 
     Returns:
         Text by model name.
     """
-    encoder = _python_config(_ENCODER, max_batch_size=manifest.packing.rows_per_call, n_instances=1)
-    main = _python_config(
+    configs = [
+        _python_config(_PREPROCESS, max_batch_size=0, n_instances=1),
+        *_encoder_configs(manifest),
+        _python_config(_POSTPROCESS, max_batch_size=0, n_instances=1),
+        _ensemble_config(manifest, version),
+        _main_config(manifest),
+    ]
+    for config in configs:
+        config.version_policy.latest.num_versions = 1
+    return {config.name: text_format.MessageToString(config) for config in configs}
+
+
+def _main_config(manifest: Manifest) -> pb.ModelConfig:
+    config = _python_config(
         _Step(model=contract.QUESTION_ANSWERING, inputs=contract.INPUTS, outputs=contract.OUTPUTS),
         max_batch_size=MAX_QUESTIONS,
         n_instances=2,  # one reads and decodes while the encoder works for the other
     )
-    main.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED_REQUESTS
+    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED_REQUESTS
     # float32, as the wire carries it: what a client sends back is what the server compares with.
-    main.parameters["no_answer_threshold"].string_value = repr(manifest.decode.no_answer_threshold)
-    main.parameters["max_answer_tokens"].string_value = str(manifest.decode.max_answer_tokens)
-    configs = [
-        _python_config(_PREPROCESS, max_batch_size=0, n_instances=1),
-        encoder,
-        _python_config(_POSTPROCESS, max_batch_size=0, n_instances=1),
-        _ensemble_config(),
-        main,
-    ]
-    return {config.name: text_format.MessageToString(config) for config in configs}
+    config.parameters["no_answer_threshold"].string_value = repr(manifest.decode.no_answer_threshold)
+    config.parameters["max_answer_tokens"].string_value = str(manifest.decode.max_answer_tokens)
+    if manifest.packing.buckets:
+        table = json.dumps([asdict(bucket) for bucket in manifest.packing.buckets])
+        config.parameters["buckets"].string_value = table
+    return config
+
+
+def _encoder_step(model: str) -> _Step:
+    return _Step(model=model, inputs=contract.ENCODER_INPUTS, outputs=contract.ENCODER_OUTPUTS)
+
+
+def _encoder_configs(manifest: Manifest) -> list[pb.ModelConfig]:
+    if manifest.engine is None:
+        sizes = [(bucket.model, bucket.max_rows) for bucket in manifest.packing.buckets]
+        return [
+            _python_config(_encoder_step(model), max_batch_size=max_rows, n_instances=1)
+            for model, max_rows in sizes or [(contract.ENCODER, manifest.packing.rows_per_call)]
+        ]
+    return [_engine_config(bucket, manifest.engine) for bucket in manifest.packing.buckets]
+
+
+def _engine_config(bucket: Bucket, engine: Engine) -> pb.ModelConfig:
+    """One encoder that Triton runs by itself: rows of one length, so that captured graphs fit what comes."""
+    config = pb.ModelConfig(name=bucket.model, platform=engine.platform, max_batch_size=bucket.max_rows)
+    step = _encoder_step(bucket.model)
+    _declare(config, step.inputs, step.outputs)
+    for tensor in (*config.input, *config.output):
+        tensor.dims[:] = [bucket.length]
+    group = config.instance_group.add(count=engine.instances, kind=pb.ModelInstanceGroup.KIND_GPU)
+    config.dynamic_batching.SetInParent()  # the ensemble's requests come one by one
+    if engine.platform == TENSORRT:
+        group.profile.append("0")  # Triton loads only the profiles that are listed
+        _declare_graphs(config, engine.graph_rows)
+    for n_rows in sorted({1, bucket.max_rows}):
+        sample = config.model_warmup.add(name=f"rows_{n_rows}", batch_size=n_rows)
+        for tensor in config.input:
+            sample.inputs[tensor.name].CopyFrom(
+                pb.ModelWarmup.Input(data_type=tensor.data_type, dims=tensor.dims, input_data_file=tensor.name)
+            )
+    return config
+
+
+def _declare_graphs(config: pb.ModelConfig, graph_rows: Sequence[int]) -> None:
+    """Have a CUDA graph captured for each batch size, with every input's shape named."""
+    sizes = [n_rows for n_rows in graph_rows if n_rows <= config.max_batch_size]
+    config.optimization.cuda.graphs = bool(sizes)
+    for n_rows in sizes:
+        graph = config.optimization.cuda.graph_spec.add(batch_size=n_rows)
+        for tensor in config.input:
+            graph.input[tensor.name].dim[:] = tensor.dims
 
 
 def _python_config(step: _Step, *, max_batch_size: int, n_instances: int) -> pb.ModelConfig:
@@ -82,11 +140,11 @@ def _python_config(step: _Step, *, max_batch_size: int, n_instances: int) -> pb.
     return config
 
 
-def _ensemble_config() -> pb.ModelConfig:
+def _ensemble_config(manifest: Manifest, version: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=contract.ENSEMBLE, platform="ensemble", max_batch_size=0)
     _declare(config, contract.INPUTS, contract.OUTPUTS)
-    for step in (_PREPROCESS, _ENCODER, _POSTPROCESS):
-        added = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
+    for step in (_PREPROCESS, _encoder_step(manifest.packing.encoders[-1]), _POSTPROCESS):
+        added = config.ensemble_scheduling.step.add(model_name=step.model, model_version=version)
         for tensor in step.inputs:
             added.input_map[tensor.name] = tensor.name
         for tensor in step.outputs:

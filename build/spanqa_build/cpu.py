@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,19 +18,22 @@ from spanqa_build.int8 import quantize_products
 from spanqa_build.onnx_export import check_network, onnx_from_model, save_network
 from spanqa_training.model import EncoderConfig, SpanModel
 
+PLAIN_NETWORK = "network_plain.onnx"
 FLOAT32_NETWORK = "network_float32.onnx"
 INT8_NETWORK = "network_int8.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuNetworks:
-    """The two files of one checkpoint.
+    """The files of one checkpoint.
 
     Args:
+        plain: The graph as it is exported, in float32.
         float32: The fused graph in float32.
         int8: The same with int8 matrix products.
     """
 
+    plain: Path
     float32: Path
     int8: Path
 
@@ -41,27 +43,28 @@ def cpu_networks_from_model(model: SpanModel, folder: str | Path) -> CpuNetworks
 
     Args:
         model: The model; it is left as it is.
-        folder: Where `FLOAT32_NETWORK` and `INT8_NETWORK` are written.
+        folder: Where the three networks are written.
 
     Raises:
         BuildError: The network cannot be exported, fused or quantized.
     """
-    networks = CpuNetworks(float32=Path(folder) / FLOAT32_NETWORK, int8=Path(folder) / INT8_NETWORK)
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "network.onnx"
-        onnx_from_model(model, plain)
-        fused_from_onnx(plain, networks.float32, model.config)
+    names = (PLAIN_NETWORK, FLOAT32_NETWORK, INT8_NETWORK)
+    plain, float32, int8 = (Path(folder) / name for name in names)
+    networks = CpuNetworks(plain=plain, float32=float32, int8=int8)
+    onnx_from_model(model, networks.plain)
+    fused_from_onnx(networks.plain, networks.float32, model.config)
     int8_from_fused(networks.float32, networks.int8)
     return networks
 
 
-def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfig) -> None:
+def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfig, *, for_cuda: bool = False) -> None:
     """Fuse attention and activations into ONNX Runtime's own operators.
 
     Args:
         source: A graph by `onnx_from_model`.
         target: The file to write.
         config: The architecture.
+        for_cuda: Whether residual sums stay fused with their norms, as the CUDA provider runs them best.
 
     Raises:
         OptimizationError: A layer was not recognised, which would cost speed without a word.
@@ -84,10 +87,12 @@ def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfi
         ).model
     if not any(opset.domain == "com.microsoft" for opset in fused.opset_import):
         fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    _split_skip_layer_norms(fused)
+    if not for_cuda:
+        _split_skip_layer_norms(fused)
     _check_fusion(fused, config)
     check_network(fused)
-    _store_embeddings_compactly(fused)
+    if not for_cuda:
+        _store_embeddings_compactly(fused)
     save_network(fused, target)
 
 
@@ -121,7 +126,7 @@ def _check_fusion(network: onnx.ModelProto, config: EncoderConfig) -> None:
     for operators, expected in (
         (("Attention",), layers),
         (("BiasGelu", "FastGelu"), layers),
-        (("LayerNormalization",), 2 * layers + 1),
+        (("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"), 2 * layers + 1),
     ):
         found = sum(counts[operator] for operator in operators)
         if found != expected:

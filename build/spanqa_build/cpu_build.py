@@ -1,4 +1,4 @@
-"""From a model to a repository for CPUs: export, hold against torch, choose the precision, write."""
+"""From a model to a repository for CPUs: export, hold every variant against torch, time them, serve the fastest."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import onnxruntime
 
 from spanqa.manifest import Manifest
 from spanqa.squad import Example, read_squad
-from spanqa_build.accuracy import MAX_F1_LOSS, Accuracy, accuracy_of, network_from_onnx
+from spanqa_build.comparison import FLOAT32, INT8, Comparison, Limits, Stage, table_from_stages
 from spanqa_build.cpu import CpuNetworks, cpu_networks_from_model
+from spanqa_build.cpu_speed import sampled_batches, windows_per_s
 from spanqa_build.errors import BuildError, ParityError
 from spanqa_build.parity import Parity, compare, run_onnx, run_torch, session_from_onnx
 from spanqa_build.repository import Network, manifest_from_checkpoint, write_repository
@@ -23,10 +24,11 @@ from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "data" / "heldout200.json"
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""Largest difference of a float32 network's logits from torch's: rounding, not another network."""
+MAX_LOGIT_DIFFERENCE = FLOAT32.max_difference
 PARITY_QUESTIONS = 200
 PRECISIONS = ("auto", "float32", "int8")
+_LIMITS: dict[str, Limits] = {"plain": FLOAT32, "float32": FLOAT32, "int8": INT8}
+"""How far each variant may be from torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +39,8 @@ class CpuBuild:
         checkpoint: The model.
         model: Its weights.
         name: Its name, for people.
-        data: SQuAD file that the network is checked on.
-        precision: One of PRECISIONS; auto takes int8 where F1 falls by at most MAX_F1_LOSS points.
+        data: SQuAD file that the networks are checked on.
+        precision: One of PRECISIONS; auto serves the fastest variant that passes its checks.
         quiet: Whether to hide progress.
     """
 
@@ -59,11 +61,7 @@ class CpuBuild:
         with tempfile.TemporaryDirectory() as scratch:
             self._say("exporting")
             networks = cpu_networks_from_model(self.model, scratch)
-            self._say("comparing float32 with torch")
-            parity = checked_parity(
-                self.checkpoint, self.model, networks.float32, examples[:PARITY_QUESTIONS], quiet=self.quiet
-            )
-            network = self._chosen(networks, examples, parity)
+            network = self._chosen(networks, examples)
             manifest = manifest_from_checkpoint(self.checkpoint, network, name=self.name)
             write_repository(output, manifest, self.checkpoint, network)
         return manifest
@@ -72,28 +70,42 @@ class CpuBuild:
         if not self.quiet:
             print(f"{what} ...", file=sys.stderr)
 
-    def _chosen(self, networks: CpuNetworks, examples: Sequence[Example], parity: Parity) -> Network:
-        """The network to serve, with the scores that speak for it."""
+    def _chosen(self, networks: CpuNetworks, examples: Sequence[Example]) -> Network:
+        """The network to serve, with what speaks for it."""
+        self._say(f"asking torch {len(examples):,} questions")
+        comparison = Comparison(self.checkpoint, examples, partial(run_torch, self.model.eval()), quiet=self.quiet)
+        paths = {"plain": networks.plain, "float32": networks.float32, "int8": networks.int8}
+        if self.precision != "auto":
+            paths = {self.precision: paths[self.precision]}
+        stages = self._passing(paths, comparison)
+        self._say("timing what passed")
+        passing = {name: paths[name] for name in stages}
+        speeds = windows_per_s(passing, sampled_batches(comparison.windows))
+        fastest = max(speeds, key=lambda name: speeds[name])
+        if not self.quiet:
+            print(table_from_stages([comparison.reference, *stages.values()]), file=sys.stderr)
         facts: dict[str, Any] = {
             "onnxruntime": onnxruntime.__version__,
             "checked_on": self.data.name,
-            "float32_parity": asdict(parity),
+            "stages": [asdict(stage) for stage in (comparison.reference, *stages.values())],
+            "windows_per_s": {name: round(speed, 1) for name, speed in speeds.items()},
+            "variant": fastest,
         }
-        if self.precision == "float32":
-            return Network(path=networks.float32, precision="float32", facts=facts)
-        scores: dict[str, Accuracy] = {}
-        for precision, path in (("float32", networks.float32), ("int8", networks.int8)):
-            self._say(f"scoring {precision} on {len(examples):,} questions")
-            scores[precision] = accuracy_of(network_from_onnx(path), self.checkpoint, examples, quiet=self.quiet)
-        facts["accuracy"] = {precision: asdict(accuracy) for precision, accuracy in scores.items()}
-        loss = scores["float32"].f1 - scores["int8"].f1
-        if loss <= MAX_F1_LOSS:
-            return Network(path=networks.int8, precision="int8", facts=facts)
-        problem = f"int8 loses {loss:.2f} F1 points on {self.data.name}, at most {MAX_F1_LOSS} are allowed"
-        if self.precision == "int8":
-            raise ParityError(f"{problem}: use --precision float32, or more questions with --data")
-        print(f"{problem}: float32 is taken", file=sys.stderr)
-        return Network(path=networks.float32, precision="float32", facts=facts)
+        return Network(path=paths[fastest], precision="int8" if fastest == "int8" else "float32", facts=facts)
+
+    def _passing(self, paths: dict[str, Path], comparison: Comparison) -> dict[str, Stage]:
+        """The variants that pass; float32 must, int8 only where it is asked for by name."""
+        stages = {}
+        for name, path in paths.items():
+            self._say(f"comparing {name} with torch")
+            network = partial(run_onnx, session_from_onnx(path))
+            try:
+                stages[name] = comparison.of(name, network, limits=_LIMITS[name], rows_per_batch=1)
+            except ParityError as error:
+                if name != "int8" or self.precision == "int8":
+                    raise
+                print(f"{error}: float32 is taken", file=sys.stderr)
+        return stages
 
 
 def examples_to_check(data: Path) -> list[Example]:

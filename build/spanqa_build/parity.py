@@ -10,13 +10,13 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from spanqa.contract import ATTENTION_MASK, END_LOGITS, INPUT_IDS, START_LOGITS, TOKEN_TYPE_IDS
 from spanqa.spans import Decoded, decode
 from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
 from spanqa_build.errors import ParityError
 from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.evaluate import window_logits
 from spanqa_training.model import SpanModel
 
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -147,37 +147,66 @@ def compare(
         rows_per_call: Most windows of a call of the candidate.
         quiet: Whether to hide the progress bar.
     """
-    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    contexts = [context for _, context in pairs]
+    all_windows = WindowMaker(checkpoint.tokenizer(), checkpoint.windows).windows_of_many(list(pairs))
+    right = answers_from_logits(checkpoint, all_windows, contexts, window_logits(reference, all_windows, quiet=quiet))
+    logits = window_logits(candidate, all_windows, quiet=quiet, rows_per_batch=rows_per_call)
+    return parity_of(right, answers_from_logits(checkpoint, all_windows, contexts, logits), checkpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a network says to some questions.
+
+    Args:
+        windows: Windows of each question.
+        logits: Logits of each.
+        decoded: Its best span and null score.
+    """
+
+    windows: Sequence[Windows]
+    logits: Sequence[Logits]
+    decoded: Sequence[Decoded]
+
+
+def answers_from_logits(
+    checkpoint: Checkpoint, all_windows: Sequence[Windows], contexts: Sequence[str], logits: Sequence[Logits]
+) -> Answers:
+    """Decode the logits of some questions with the checkpoint's settings."""
+    decoded = [
+        decode(
+            windows,
+            context,
+            *one,
+            max_answer_tokens=min(checkpoint.max_answer_tokens, windows.room),
+            temperature=checkpoint.temperature,
+        )
+        for windows, context, one in zip(all_windows, contexts, logits, strict=True)
+    ]
+    return Answers(windows=all_windows, logits=logits, decoded=decoded)
+
+
+def parity_of(right: Answers, built: Answers, checkpoint: Checkpoint) -> Parity:
+    """Hold what one network says against what another does."""
     threshold = checkpoint.no_answer_threshold
     differences: list[float] = []
-    margins: list[float] = []
-    spans_changed = answers_changed = 0
-    every = zip(pairs, maker.windows_of_many(list(pairs)), strict=True)
-    for (_, context), windows in tqdm(every, total=len(pairs), unit="question", disable=True if quiet else None):
-        right = question_logits(reference, windows)
-        built = question_logits(candidate, windows, rows_per_call=rows_per_call)
-        differences += np.maximum(*(abs(a - b).max(axis=1) for a, b in zip(right, built, strict=True))).tolist()
-        one, other = (_decoded(checkpoint, windows, context, logits) for logits in (right, built))
-        margins.append(abs(one.no_answer_margin - other.no_answer_margin))
-        spans_changed += _place(one) != _place(other)
-        answers_changed += (_place(one) if one.has_answer(threshold) else None) != (
-            _place(other) if other.has_answer(threshold) else None
-        )
+    for right_logits, built_logits in zip(right.logits, built.logits, strict=True):
+        parts = (abs(a - b).max(axis=1) for a, b in zip(right_logits, built_logits, strict=True))
+        differences += np.maximum(*parts).tolist()
+    pairs = list(zip(right.decoded, built.decoded, strict=True))
     return Parity(
         n_questions=len(pairs),
         n_windows=len(differences),
         max_difference=max(differences),
         window_quantiles=tuple(np.quantile(differences, QUANTILES).tolist()),
-        spans_changed=spans_changed,
-        answers_changed=answers_changed,
-        max_margin_difference=max(margins),
+        spans_changed=sum(_place(one) != _place(other) for one, other in pairs),
+        answers_changed=sum(
+            (_place(one) if one.has_answer(threshold) else None)
+            != (_place(other) if other.has_answer(threshold) else None)
+            for one, other in pairs
+        ),
+        max_margin_difference=max(abs(one.no_answer_margin - other.no_answer_margin) for one, other in pairs),
     )
-
-
-def _decoded(checkpoint: Checkpoint, windows: Windows, context: str, logits: Logits) -> Decoded:
-    return decode(
-        windows, context, *logits, max_answer_tokens=min(checkpoint.max_answer_tokens, windows.room),
-    )  # fmt: skip
 
 
 def _place(decoded: Decoded) -> tuple[int, int]:

@@ -1,26 +1,33 @@
-"""A complete model repository for Triton: models, configs, network, tokenizer and manifest, swapped in as a whole."""
+"""A complete model repository for Triton: a new version beside the last one, swapped in as a whole."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import spanqa
 from spanqa import contract
-from spanqa.folder_swap import replace_folder
-from spanqa.manifest import MANIFEST_FILE, Manifest, Packing, manifest_json
+from spanqa.errors import SpanqaError
+from spanqa.manifest import MANIFEST_FILE, Engine, Manifest, load_manifest
+from spanqa.packing import Packing
 from spanqa.spans import DecodeSettings
+from spanqa.startup import sha256_of, versions_in
 from spanqa.tokenization import TOKENIZER_FILE
-from spanqa_build.configs import config_texts
+from spanqa.windows import Batch
+from spanqa_build.configs import ONNXRUNTIME, TENSORRT
 from spanqa_build.errors import RepositoryError
+from spanqa_build.versions import add_version
+from spanqa_build.warmup import WARMUP_FOLDER, warmup_files
 from spanqa_training.checkpoint import Checkpoint
 
 NETWORK_FILE = "network.onnx"
-VERSION = "1"
+CODE_FILE = "model.py"
+ENGINE_FILES = {TENSORRT: "model.plan", ONNXRUNTIME: "model.onnx"}
+"""What Triton's backends look for in a version folder."""
 CPU_PACKING = Packing(rows_per_call=16, tokens_per_call=16 * 512, calls_in_flight=2)
 """Calls large enough to keep every core busy; the CPU encoder runs the windows of a call one by one all the same."""
 _PACKAGED_TEMPLATES = Path(__file__).parent / "templates"
@@ -29,7 +36,7 @@ _SOURCE_TEMPLATES = Path(__file__).resolve().parents[2] / "model_repository"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The network to serve.
+    """The network that a CPU serves.
 
     Args:
         path: An ONNX file.
@@ -42,7 +49,30 @@ class Network:
     facts: Mapping[str, Any]
 
 
-def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network, *, name: str) -> Manifest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuNetworks:
+    """The networks that a GPU serves: one file a bucket.
+
+    Args:
+        target: What they were built for.
+        engine: How Triton runs them.
+        packing: The buckets.
+        paths: The file of each encoder model, by its name; several may share one.
+        warmup: One real row for each encoder model, as `warmup_from_examples` makes it.
+        precision: Such as "fp16".
+        facts: What the build measured and wants recorded, the parity report among it; JSON values.
+    """
+
+    target: str
+    engine: Engine
+    packing: Packing
+    paths: Mapping[str, Path]
+    warmup: Mapping[str, Batch]
+    precision: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetworks, *, name: str) -> Manifest:
     """Give the settings that the stages of a repository share.
 
     Args:
@@ -50,35 +80,40 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network, *, name: 
         network: The network made from it.
         name: The checkpoint's name, for people.
     """
-    tokenizer = checkpoint.tokenizer()
-    return Manifest(
-        tokenizer_sha256=tokenizer.sha256,
+    manifest = Manifest(
+        tokenizer_sha256=checkpoint.tokenizer().sha256,
         windows=checkpoint.windows,
         decode=DecodeSettings(
             no_answer_threshold=checkpoint.no_answer_threshold,
             max_answer_tokens=checkpoint.max_answer_tokens,
             temperature=checkpoint.temperature,
         ),
-        packing=replace(CPU_PACKING),
-        encoder={
-            "target": "cpu",
-            "file": NETWORK_FILE,
-            "precision": network.precision,
-            "sha256": hashlib.sha256(network.path.read_bytes()).hexdigest(),
-            **network.facts,
-        },
+        packing=CPU_PACKING,
+        encoder={"precision": network.precision, **network.facts},
         model={"name": name, "provenance": checkpoint.provenance},
+        versions={"spanqa": spanqa.__version__, **{tool: metadata.version(tool) for tool in ("torch", "onnxruntime")}},
     )
+    if isinstance(network, GpuNetworks):
+        return replace(manifest, target=network.target, packing=network.packing, engine=network.engine)
+    described = {"file": NETWORK_FILE, "sha256": sha256_of(network.path)}
+    return replace(manifest, encoder={**described, **manifest.encoder})
 
 
-def write_repository(folder: str | Path, manifest: Manifest, checkpoint: Checkpoint, network: Network) -> None:
-    """Write a repository beside the target and swap it in: an interruption leaves the old one or the new one.
+def write_repository(
+    folder: str | Path, manifest: Manifest, checkpoint: Checkpoint, network: Network | GpuNetworks
+) -> int:
+    """Write a new version and swap it in: an interruption leaves the old repository or the new one.
+
+    The version before it is kept, so that a server can go on with it until the new one is loaded, and go back.
 
     Args:
         folder: The target; missing, empty or a model repository of ours. Models of other names in it are kept.
         manifest: The repository's settings.
         checkpoint: Gives the tokenizer.
         network: The network.
+
+    Returns:
+        The version written.
 
     Raises:
         RepositoryError: If the target is something else or cannot be written.
@@ -88,36 +123,60 @@ def write_repository(folder: str | Path, manifest: Manifest, checkpoint: Checkpo
         not folder.is_dir() or (any(folder.iterdir()) and not (folder / contract.QUESTION_ANSWERING).is_dir())
     ):
         raise RepositoryError(f"{folder}: holds something else than a model repository: give a new or an empty folder")
-    templates = {name: _template(name).read_text(encoding="utf-8") for name in contract.MODELS if _has_code(name)}
+    files: dict[str, Path | bytes] = {
+        f"{contract.QUESTION_ANSWERING}/{TOKENIZER_FILE}": checkpoint.tokenizer_json.encode()
+    }
+    if isinstance(network, GpuNetworks):
+        coded = tuple(name for name in contract.MODELS if name not in (contract.ENSEMBLE, contract.ENCODER))
+        file = ENGINE_FILES[network.engine.platform]
+        files |= {f"{name}/{file}": network.paths[name] for name in manifest.packing.encoders}
+        warmup = warmup_files(network.warmup)
+    else:
+        coded = tuple(name for name in contract.MODELS if name != contract.ENSEMBLE)
+        files[f"{contract.ENCODER}/{NETWORK_FILE}"] = network.path
+        warmup = {}
+    files |= {f"{name}/{CODE_FILE}": _template(name).read_bytes() for name in coded}
+    return add_version(folder, manifest, files, warmup)
 
-    def write(new: Path) -> None:
-        for name, config in config_texts(manifest).items():
-            version = new / name / VERSION
-            version.mkdir(parents=True)
-            (new / name / "config.pbtxt").write_text(config, encoding="utf-8")
-            if _has_code(name):
-                (version / "model.py").write_text(templates[name], encoding="utf-8")
-            else:
-                (version / ".gitkeep").touch()  # Triton wants the folder, git keeps no empty one
-        main = new / contract.QUESTION_ANSWERING / VERSION
-        (main / MANIFEST_FILE).write_text(manifest_json(manifest), encoding="utf-8")
-        with open(main / TOKENIZER_FILE, "w", encoding="utf-8", newline="") as file:
-            file.write(checkpoint.tokenizer_json)
-        shutil.copyfile(network.path, new / contract.ENCODER / VERSION / NETWORK_FILE)
 
+def rollback_repository(folder: str | Path) -> int:
+    """Make the version before the newest the newest again, as a version of its own: servers only ever go forward.
+
+    Args:
+        folder: The repository.
+
+    Returns:
+        The version written.
+
+    Raises:
+        RepositoryError: If there is no version before, or the folder cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    versions = versions_in(folder / contract.QUESTION_ANSWERING)
+    if len(versions) < 2:
+        raise RepositoryError(f"{folder}: holds versions {versions}: going back needs two; build another first")
     try:
-        replace_folder(folder, write, own_files=contract.MODELS)
-    except OSError as error:
-        raise RepositoryError(f"{folder}: cannot be written: {error}: the old repository is as it was") from error
-
-
-def _has_code(name: str) -> bool:
-    return name != contract.ENSEMBLE
+        manifest = load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-2]))
+    except SpanqaError as error:
+        raise RepositoryError(str(error)) from error
+    files: dict[str, Path | bytes] = {
+        f"{model}/{path.name}": path
+        for model in manifest.models
+        for path in (folder / model / str(versions[-2])).glob("[!._]*")
+        if path.name != MANIFEST_FILE
+    }
+    warmup = {
+        f"{model}/{WARMUP_FOLDER}/{path.name}": path.read_bytes()
+        for model in manifest.packing.encoders
+        for path in (folder / model / WARMUP_FOLDER).glob("*")
+    }
+    # A server may still be with either: with the newest, or, where that one cannot be loaded, with the one before.
+    return add_version(folder, manifest, files, warmup, n_kept=2)
 
 
 def _template(name: str) -> Path:
     """The model.py of a stage: of the source tree, else as packaged in the wheel."""
-    for path in (_SOURCE_TEMPLATES / name / VERSION / "model.py", _PACKAGED_TEMPLATES / f"{name}.py"):
+    for path in (_SOURCE_TEMPLATES / name / "1" / CODE_FILE, _PACKAGED_TEMPLATES / f"{name}.py"):
         if path.is_file():
             return path
     raise RepositoryError(f"the model.py of {name} is missing from this installation: install spanqa again")

@@ -112,8 +112,8 @@ class Control:
             return {}
         return {model.name: model.inference_stats.success.count for model in statistics.model_stats}
 
-    def states(self) -> dict[str, str]:
-        """Return each model's state, such as READY or UNLOADING, by its name.
+    def states(self) -> dict[tuple[str, int], str]:
+        """Return the state, such as READY or UNLOADING, of each version of each model; version 0 where it has none.
 
         Raises:
             ServerLostError: If Triton does not say.
@@ -122,7 +122,7 @@ class Control:
             index = self._client.get_model_repository_index(headers=self._headers, client_timeout=CALL_TIMEOUT_S)
         except InferenceServerException as error:
             raise ServerLostError(f"Triton does not say how its models are: {error}") from error
-        return {model.name: model.state for model in index.models}
+        return {(model.name, int(model.version or 0)): model.state for model in index.models}
 
     def unload(self, model: str) -> None:
         """Let a model answer what it has accepted and accept nothing more; returns at once.
@@ -149,8 +149,22 @@ class Control:
         """
         start = time.monotonic()
         self.unload(model)
-        try:
-            self._client.load_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S)
-        except InferenceServerException as error:
-            raise ServerLostError(f"Triton does not load the model {model!r} again: {error}") from error
+        self.load(model)
         return time.monotonic() - start
+
+    def load(self, model: str, *, config_json: str | None = None) -> None:
+        """Load a model as it lies on disk; what answers now answers until the load is complete, or if it fails.
+
+        Args:
+            model: The model.
+            config_json: A configuration instead of that on disk.
+
+        Raises:
+            ServerLostError: If Triton cannot, or does not answer.
+        """
+        try:
+            self._client.load_model(model, headers=self._headers, config=config_json, client_timeout=LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ServerLostError(
+                f"Triton does not load the model {model!r}: {' '.join(str(error).split())}"
+            ) from error

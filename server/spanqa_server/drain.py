@@ -36,7 +36,7 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
     try:
         for model in waiting:
             control.unload(model)
-        while any(control.states().get(model, "") not in GONE for model in waiting):
+        while any(name in waiting and state not in GONE for (name, _), state in control.states().items()):
             if time.monotonic() > deadline or is_abandoned():
                 return False
             time.sleep(POLL_S)

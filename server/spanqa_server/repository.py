@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spanqa import contract
+from spanqa.startup import versions_in
 from spanqa_server.environment import check_packages
 from spanqa_server.errors import RepositoryError
 
@@ -24,12 +25,14 @@ class ModelFolder:
     Args:
         name: The model's name, which is its folder's.
         n_processes: How many Python processes it runs.
-        file_bytes: Size of everything in its folder.
+        version: Its newest version, which Triton serves.
+        file_bytes: Size of everything in that version's folder.
         steps: The models that it names, where it is an ensemble.
     """
 
     name: str
     n_processes: int
+    version: int
     file_bytes: int
     steps: tuple[str, ...]
 
@@ -50,7 +53,12 @@ def default_repository() -> Path:
     )
 
 
-def _config_of(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """Read a model's configuration.
+
+    Raises:
+        RepositoryError: If it is none, or another model's.
+    """
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -77,7 +85,7 @@ def _check_code(folder: Path) -> None:
 
 
 def _model_of(folder: Path) -> ModelFolder:
-    config = _config_of(folder)
+    config = config_of(folder)
     steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
     is_python = config.backend == "python"
     if is_python:
@@ -87,11 +95,24 @@ def _model_of(folder: Path) -> ModelFolder:
             f"the model {folder.name!r} asks for the backend {config.backend or config.platform!r}: the embedded "
             "Triton has the Python backend alone; serve this repository with a Triton image that has that backend"
         )
-    sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    version = max(versions_in(folder), default=1)
+    sizes = (path.stat().st_size for path in (folder / str(version)).rglob("*") if path.is_file())
     n_processes = sum(max(1, group.count) for group in config.instance_group) or 1
     return ModelFolder(
-        name=folder.name, n_processes=n_processes if is_python else 0, file_bytes=sum(sizes), steps=steps
+        name=folder.name,
+        n_processes=n_processes if is_python else 0,
+        version=version,
+        file_bytes=sum(sizes),
+        steps=steps,
     )
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Say whether an encoder is only there for the build before the newest: that build alone has its bucket."""
+    if not folder.name.startswith(f"{contract.ENCODER}_"):
+        return False
+    newest = versions_in(folder.with_name(contract.QUESTION_ANSWERING))[-1:]
+    return bool(newest) and newest[0] not in versions_in(folder)
 
 
 def models_of(repository: Path) -> tuple[ModelFolder, ...]:
@@ -110,6 +131,7 @@ def models_of(repository: Path) -> tuple[ModelFolder, ...]:
     if not repository.is_dir():
         raise RepositoryError(f"there is no folder {repository}: name a model repository, or make one: `spanqa build`")
     folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
+    folders = [folder for folder in folders if not _is_left_over(folder)]
     names = {folder.name for folder in folders}
     if contract.QUESTION_ANSWERING not in names:
         holds = f"it holds {', '.join(sorted(names))}" if names else "it holds no model"

@@ -93,6 +93,14 @@ class Server:
             (supervisor.abandoned if self._is_stop_requested else supervisor.stopping).set()
         self._is_stop_requested = True
 
+    def request_reload(self) -> None:
+        """Ask the server to roll to the newest version of its repository, without waiting; no request is lost.
+
+        Safe in a signal handler.
+        """
+        if self._supervisor is not None:
+            self._supervisor.reloading.set()
+
     def stop(self) -> None:
         """Answer what was accepted, stop Triton, and remove everything that it left.
 
@@ -150,6 +158,11 @@ class Server:
     def n_recoveries(self) -> int:
         """How often a model was loaded again, or Triton started anew."""
         return self._started().n_recoveries
+
+    @property
+    def n_reloads(self) -> int:
+        """How many reloads that were asked for are done, whether they changed anything or not."""
+        return self._started().n_reloads
 
     def stubs(self) -> tuple[Stub, ...]:
         """Return Triton's living Python processes."""

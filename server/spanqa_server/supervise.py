@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from spanqa import contract
 from spanqa_server.control import Control
 from spanqa_server.drain import drain
 from spanqa_server.environment import Triton
 from spanqa_server.errors import ServerError, ServerLostError, StartTimeoutError
 from spanqa_server.launch import TritonProcess, failure_in
-from spanqa_server.repository import ModelFolder
+from spanqa_server.repository import ModelFolder, models_of
+from spanqa_server.rollover import roll_over
 from spanqa_server.settings import ServerSettings
 from spanqa_server.shared_memory import RUN_FOLDER_PREFIX, RegionPrefix, sweep
 from spanqa_server.watch import Watch
@@ -48,8 +50,10 @@ class Supervisor(threading.Thread):
         self.ready = threading.Event()
         self.stopping = threading.Event()
         self.abandoned = threading.Event()
+        self.reloading = threading.Event()
         self.failure: ServerError | None = None
         self.n_recoveries = 0
+        self.n_reloads = 0
         self._settings = settings
         self._triton = triton
         self._models = models
@@ -168,11 +172,28 @@ class Supervisor(threading.Thread):
                 self.n_recoveries += watch.take_recoveries()
                 if cause:
                     return cause
+                if self.reloading.is_set():
+                    self._reload(control)
             self._drain_and_stop(control, watch)
             return None
         finally:
             self._process.kill()
             watch.close()
+
+    def _reload(self, control: Control) -> None:
+        """Roll to what lies on disk now; whatever is wrong with it, the models that answer go on."""
+        self.reloading.clear()
+        folder = self._settings.repository
+        start = time.monotonic()
+        try:
+            models = models_of(folder)
+            roll_over(control, folder, self._models, models, timeout_s=self._settings.drain_timeout_s)
+            self._models = models
+            version = next(model.version for model in models if model.name == contract.QUESTION_ANSWERING)
+            self._report(f"version {version} of {folder} answers, loaded in {time.monotonic() - start:.1f} s")
+        except ServerError as error:
+            self._report(f"not reloaded in full: {error}")
+        self.n_reloads += 1
 
     def _drain_and_stop(self, control: Control, watch: Watch) -> None:
         names = [model.name for model in self._models]

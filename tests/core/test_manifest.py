@@ -5,7 +5,16 @@ import json
 import pytest
 
 from spanqa.errors import SettingsError, SpanqaError
-from spanqa.manifest import Manifest, Packing, load_manifest, load_served_tokenizer, manifest_json
+from spanqa.manifest import (
+    Artefact,
+    Engine,
+    Gpu,
+    Manifest,
+    load_manifest,
+    load_served_tokenizer,
+    manifest_json,
+)
+from spanqa.packing import Bucket, Packing
 from spanqa.spans import DecodeSettings
 from spanqa.windows import WindowSettings
 
@@ -20,9 +29,36 @@ MANIFEST = Manifest(
 )
 
 
+GPU_MANIFEST = Manifest(
+    tokenizer_sha256="ab" * 32,
+    target="v100",
+    packing=Packing(
+        buckets=(
+            Bucket(length=128, model="encoder_128", max_rows=16),
+            Bucket(length=384, model="encoder_384", max_rows=8),
+        )
+    ),
+    engine=Engine(
+        platform="tensorrt_plan",
+        graph_rows=(1, 8),
+        instances=2,
+        gpu=Gpu(name="Tesla V100-SXM2-32GB", compute_capability="7.0"),
+        tensorrt="10.4.0",
+    ),
+    versions={"torch": "2.13.0"},
+    artefacts={"encoder_128/model.plan": Artefact(sha256="cd" * 32, size_bytes=5)},
+    configs={"encoder_128/config.pbtxt": Artefact(sha256="ef" * 32, size_bytes=6)},
+)
+
+
 @pytest.fixture
 def document():
-    return json.loads(manifest_json(MANIFEST))
+    """A manifest of version 1, which has no seal: each value can be changed by itself."""
+    document = json.loads(manifest_json(MANIFEST)) | {"format_version": 1}
+    for key in ("sha256", "target", "engine", "versions", "artefacts", "configs"):
+        del document[key]
+    del document["packing"]["buckets"]
+    return document
 
 
 def write(folder, document):
@@ -30,9 +66,61 @@ def write(folder, document):
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
-def test_a_manifest_comes_back_as_it_was_written(tmp_path):
-    write(tmp_path, manifest_json(MANIFEST))
+@pytest.mark.parametrize("manifest", [MANIFEST, GPU_MANIFEST], ids=["cpu", "gpu"])
+def test_a_manifest_comes_back_as_it_was_written(tmp_path, manifest):
+    write(tmp_path, manifest_json(manifest))
+    assert load_manifest(tmp_path) == manifest
+
+
+def test_a_manifest_of_version_1_is_read(tmp_path, document):
+    write(tmp_path, document)
     assert load_manifest(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("decode", {"no_answer_threshold": 0.0}), ("model", {"name": "x"}), ("artefacts", {}), ("sha256", "0" * 64)],
+)
+def test_an_edited_manifest_is_refused(tmp_path, key, value):
+    document = json.loads(manifest_json(GPU_MANIFEST))
+    document[key] = value
+    write(tmp_path, document)
+    with pytest.raises(
+        SettingsError, match=r"manifest\.json: was edited after the build .*build the repository again$"
+    ):
+        load_manifest(tmp_path)
+
+
+def test_a_manifest_without_its_seal_is_damaged(tmp_path):
+    document = json.loads(manifest_json(MANIFEST))
+    del document["sha256"]
+    write(tmp_path, document)
+    with pytest.raises(SettingsError, match="damaged"):
+        load_manifest(tmp_path)
+
+
+def test_the_servers_own_limit_may_be_edited(tmp_path):
+    document = json.loads(manifest_json(MANIFEST)) | {"max_context_bytes": 77}
+    write(tmp_path, document)
+    assert load_manifest(tmp_path).max_context_bytes == 77
+
+
+def test_the_longest_bucket_must_hold_the_longest_window():
+    packing = Packing(buckets=(Bucket(length=128, model="encoder_128", max_rows=4),))
+    with pytest.raises(SettingsError, match="takes 128 tokens and windows have up to 384: add a bucket"):
+        Manifest(tokenizer_sha256="0", packing=packing)
+
+
+@pytest.mark.parametrize("lengths", [(256, 128), (128, 128)])
+def test_buckets_grow_in_length(lengths):
+    with pytest.raises(SettingsError, match="buckets must grow in length"):
+        Packing(buckets=tuple(Bucket(length=length, model="e", max_rows=1) for length in lengths))
+
+
+@pytest.mark.parametrize(("length", "max_rows"), [(0, 1), (1, 0)])
+def test_a_bucket_holds_at_least_one_token_and_row(length, max_rows):
+    with pytest.raises(SettingsError, match="bucket 'e': length and max_rows must be at least 1"):
+        Bucket(length=length, model="e", max_rows=max_rows)
 
 
 def test_absent_settings_take_their_defaults(tmp_path, document):
@@ -53,7 +141,7 @@ def test_a_damaged_file_is_named(tmp_path, text):
     ("key", "value"),
     [
         ("format", "spanqa-checkpoint"),
-        ("format_version", 2),
+        ("format_version", 3),
         ("colour", "red"),
         ("windows", {"max_seq_length": "long"}),
         ("windows", {"doc_overlap": 3}),

@@ -2,15 +2,30 @@
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa import contract
 from spanqa.cli import main
-from spanqa.manifest import load_served_tokenizer
-from spanqa_build import cpu_build as build
-from spanqa_build import repository
-from spanqa_build.accuracy import Accuracy
+from spanqa.manifest import Engine, Gpu, load_manifest, load_served_tokenizer
+from spanqa.packing import Bucket, Packing
+from spanqa.squad import read_squad
+from spanqa.startup import versions_in
+from spanqa.windows import WindowMaker
+from spanqa_build import check as checking
+from spanqa_build import versions as on_disk
+from spanqa_build.check import check_repository
+from spanqa_build.errors import RepositoryError
+from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, rollback_repository, write_repository
+from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoint import read_checkpoint
 
 
@@ -44,30 +59,29 @@ def test_a_repository_holds_every_model_and_says_what_is_in_it(built, tiny_model
     assert manifest.encoder["precision"] == "float32"
     network = built / contract.ENCODER / "1" / manifest.encoder["file"]
     assert manifest.encoder["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
-    assert manifest.encoder["float32_parity"]["max_difference"] < 1e-3
-    assert manifest.encoder["float32_parity"]["answers_changed"] == 0
+    assert manifest.encoder["checked_on"] == "thirty.json"
 
 
 def test_the_report_is_json_on_request(tiny_model_folder, thirty_questions, tmp_path, capsys):
     arguments = command(tiny_model_folder, tmp_path / "repo", thirty_questions, "--precision", "float32", "--json")
     assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out)["float32_parity"]["n_questions"] == 30
+    assert json.loads(capsys.readouterr().out)["checked_on"] == "thirty.json"
 
 
-def test_building_again_replaces_the_repository_and_keeps_models_of_others(
+def test_building_again_adds_a_version_and_keeps_the_last_one_and_models_of_others(
     built, tiny_model_folder, thirty_questions, tmp_path
 ):
-    import shutil
-
     folder = tmp_path / "repo"
     shutil.copytree(built, folder)
     (folder / "somebody_elses" / "1").mkdir(parents=True)
     (folder / "somebody_elses" / "config.pbtxt").write_text("name: 'x'")
-    (folder / contract.ENCODER / "1" / "stale.txt").write_text("old")
-    assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 0
+    for expected in ([1, 2], [2, 3]):
+        assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 0
+        assert {tuple(versions_in(folder / name)) for name in contract.MODELS} == {tuple(expected)}
     assert (folder / "somebody_elses" / "config.pbtxt").exists()
-    assert not (folder / contract.ENCODER / "1" / "stale.txt").exists()
-    assert contents(folder).items() >= contents(built).items()
+    assert check_repository(folder).versions == (2, 3)
+    network = f"{contract.ENCODER}/1/network.onnx"
+    assert contents(folder)[network.replace("/1/", "/3/")] == contents(built)[network]
 
 
 def test_a_folder_of_something_else_is_left_alone(tiny_model_folder, thirty_questions, tmp_path, capsys):
@@ -79,44 +93,13 @@ def test_a_folder_of_something_else_is_left_alone(tiny_model_folder, thirty_ques
     assert (folder / "chapter1.txt").read_text() == "years of work"
 
 
-def scored(monkeypatch, float32, int8):
-    """Let the two networks score as given: the gate is under test, not the networks."""
-    scores = iter([float32, int8])
-
-    def accuracy_of(*_args, **_kwargs):
-        return Accuracy(n_questions=30, exact=50.0, f1=next(scores), forced_f1=60.0)
-
-    monkeypatch.setattr(build, "accuracy_of", accuracy_of)
-
-
-@pytest.mark.parametrize(("int8", "chosen"), [(59.6, "int8"), (59.4, "float32")])
-def test_int8_is_taken_only_where_it_loses_at_most_half_a_point(
-    monkeypatch, tiny_model_folder, thirty_questions, tmp_path, int8, chosen
-):
-    scored(monkeypatch, 60.0, int8)
-    assert main(command(tiny_model_folder, tmp_path / "repo", thirty_questions)) == 0
-    manifest, _ = load_served_tokenizer(tmp_path / "repo" / contract.QUESTION_ANSWERING / "1")
-    assert manifest.encoder["precision"] == chosen
-    assert manifest.encoder["accuracy"]["int8"]["f1"] == int8
-
-
-def test_a_network_that_fails_its_gate_leaves_the_old_repository(
-    monkeypatch, built, tiny_model_folder, thirty_questions, capsys
-):
-    before = contents(built)
-    scored(monkeypatch, 60.0, 50.0)
-    assert main(command(tiny_model_folder, built, thirty_questions, "--precision", "int8")) == 2
-    assert "int8 loses 10.00 F1 points" in capsys.readouterr().err
-    assert contents(built) == before
-
-
 def test_a_full_disk_leaves_the_old_repository(monkeypatch, built, tiny_model_folder, thirty_questions, capsys):
     before = contents(built)
 
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(repository.shutil, "copyfile", full)
+    monkeypatch.setattr(on_disk.shutil, "copyfile", full)
     assert main(command(tiny_model_folder, built, thirty_questions, "--precision", "float32")) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert contents(built) == before
@@ -128,3 +111,255 @@ def test_missing_questions_and_checkpoints_are_one_sentence(tiny_model_folder, t
     assert "give a SQuAD file with --data" in capsys.readouterr().err
     assert main(command(tmp_path / "nowhere", tmp_path / "repo", tmp_path / "nowhere.json")) == 2
     assert "missing" in capsys.readouterr().err
+
+
+BUCKETS = tuple(Bucket(length=length, model=f"encoder_{length}", max_rows=8) for length in (128, 256))
+V100 = Gpu(name="Tesla V100-SXM2-32GB", compute_capability="7.0")
+TENSORRT = Engine(platform="tensorrt_plan", graph_rows=(1, 4, 16), instances=2, gpu=V100, tensorrt="10.4.0")
+ONNXRUNTIME = Engine(platform="onnxruntime_onnx")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model_folder):
+    return read_checkpoint(tiny_model_folder)
+
+
+@pytest.fixture(scope="module")
+def maker(checkpoint):
+    return WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+
+
+@pytest.fixture(scope="module")
+def write_gpu(checkpoint, maker, thirty_questions, tmp_path_factory):
+    """Writes a version of a GPU's repository, its engines stood in for by text."""
+    warmup = warmup_from_examples(maker, read_squad(thirty_questions), BUCKETS)
+
+    def write(folder, engine=TENSORRT, text="plan", buckets=BUCKETS):
+        scratch = tmp_path_factory.mktemp("engines")
+        paths = {}
+        for bucket in buckets:
+            paths[bucket.model] = scratch / bucket.model
+            paths[bucket.model].write_text(f"{text} {bucket.length}")
+        networks = GpuNetworks(
+            target="v100",
+            engine=engine,
+            packing=Packing(buckets=buckets, calls_in_flight=4),
+            paths=paths,
+            warmup={bucket.model: warmup[bucket.model] for bucket in buckets},
+            precision="fp16",
+            facts={"parity": {"answers_changed": 0}},
+        )
+        manifest = manifest_from_checkpoint(checkpoint, networks, name="tiny")
+        return write_repository(folder, manifest, checkpoint, networks)
+
+    return write
+
+
+@pytest.fixture
+def gpu_repository(write_gpu, tmp_path):
+    assert write_gpu(tmp_path / "repo") == 1
+    return tmp_path / "repo"
+
+
+def config_of(folder, name):
+    return text_format.Parse((folder / name / "config.pbtxt").read_text(), pb.ModelConfig())
+
+
+def test_a_gpus_repository_has_an_encoder_a_bucket(gpu_repository):
+    assert {path.name for path in gpu_repository.iterdir()} == {
+        *(name for name in contract.MODELS if name != contract.ENCODER),
+        "encoder_128",
+        "encoder_256",
+    }
+    manifest, _ = load_served_tokenizer(gpu_repository / contract.QUESTION_ANSWERING / "1")
+    assert (manifest.target, manifest.packing.buckets, manifest.engine) == ("v100", BUCKETS, TENSORRT)
+    assert manifest.encoder == {"precision": "fp16", "parity": {"answers_changed": 0}}
+    assert manifest.versions.keys() >= {"spanqa", "torch", "onnxruntime"}
+    assert (gpu_repository / "encoder_128" / "1" / "model.plan").read_text() == "plan 128"
+    main = config_of(gpu_repository, contract.QUESTION_ANSWERING)
+    table = json.loads(main.parameters["buckets"].string_value)
+    assert [Bucket(**row) for row in table] == list(BUCKETS)
+    ensemble = config_of(gpu_repository, contract.ENSEMBLE)
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step][1] == "encoder_256"
+
+
+def test_a_tensorrt_encoder_declares_its_profile_graphs_and_warmup(gpu_repository):
+    config = config_of(gpu_repository, "encoder_128")
+    assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "", 8)
+    assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[128]] * 5
+    (group,) = config.instance_group
+    assert (group.kind, group.count, list(group.profile)) == (pb.ModelInstanceGroup.KIND_GPU, 2, ["0"])
+    assert config.optimization.cuda.graphs
+    graphs = config.optimization.cuda.graph_spec
+    assert [graph.batch_size for graph in graphs] == [1, 4]  # 16 rows never come
+    names = {tensor.name for tensor in contract.ENCODER_INPUTS}
+    for graph in graphs:
+        assert {name: list(shape.dim) for name, shape in graph.input.items()} == {name: [128] for name in names}
+        assert not graph.HasField("graph_lower_bound")
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 8]
+    for sample in config.model_warmup:
+        assert set(sample.inputs) == names
+        for name, tensor in sample.inputs.items():
+            assert (tensor.data_type, list(tensor.dims), tensor.input_data_file) == (pb.TYPE_INT32, [128], name)
+
+
+def test_an_encoder_is_warmed_up_with_a_real_window(gpu_repository, maker):
+    folder = gpu_repository / "encoder_128" / "warmup"
+    ids, mask, types = (np.fromfile(folder / tensor.name, dtype="<i4") for tensor in contract.ENCODER_INPUTS)
+    assert ids.shape == mask.shape == types.shape == (128,)
+    n_tokens = int(mask.sum())
+    assert mask[:n_tokens].all()
+    assert 64 < n_tokens <= 128  # a long one, not padding
+    assert ids[0] == maker.tokenizer.cls_id
+    assert ids[n_tokens - 1] == maker.tokenizer.sep_id
+    assert types[n_tokens - 1] == 1
+
+
+def test_a_bucket_shorter_than_every_question_cannot_be_warmed_up(maker, thirty_questions):
+    bucket = Bucket(length=8, model="encoder_8", max_rows=1)
+    with pytest.raises(RepositoryError, match="no question to warm up encoder_8"):
+        warmup_from_examples(maker, read_squad(thirty_questions), [bucket])
+
+
+def test_the_rival_has_the_same_buckets_without_profiles_and_graphs(write_gpu, tmp_path):
+    write_gpu(tmp_path / "repo", ONNXRUNTIME)
+    assert (tmp_path / "repo" / "encoder_256" / "1" / "model.onnx").read_text() == "plan 256"
+    config = config_of(tmp_path / "repo", "encoder_256")
+    assert (config.platform, config.max_batch_size) == ("onnxruntime_onnx", 8)
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+    assert not config.instance_group[0].profile
+    assert not config.optimization.cuda.graphs
+    assert len(config.model_warmup) == 2
+    check_repository(tmp_path / "repo")
+
+
+def test_every_model_serves_its_newest_version_and_the_ensemble_calls_its_own(gpu_repository, write_gpu):
+    write_gpu(gpu_repository)
+    for path in gpu_repository.glob("*/config.pbtxt"):
+        assert config_of(gpu_repository, path.parent.name).version_policy.latest.num_versions == 1
+    steps = config_of(gpu_repository, contract.ENSEMBLE).ensemble_scheduling.step
+    assert [step.model_version for step in steps] == [2, 2, 2]
+
+
+def test_a_check_names_every_file_of_both_versions(gpu_repository, write_gpu):
+    write_gpu(gpu_repository, text="other")
+    checked = check_repository(gpu_repository)
+    assert checked.versions == (1, 2)
+    for version in ("1", "2"):
+        for name in load_manifest(gpu_repository / contract.QUESTION_ANSWERING / version).artefacts:
+            assert any(line.split()[:2] == [version, name] for line in checked.lines)
+    assert checked.lines[-1] == (
+        "target v100: for Tesla V100-SXM2-32GB (7.0); this machine shows no GPU to hold that against"
+    )
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("question_answering/1/tokenizer.json", lambda p: p.write_bytes(p.read_bytes() + b" "), "not the tokenizer"),
+        ("question_answering/1/manifest.json", lambda p: p.write_text(p.read_text().replace("v100", "t4")), "edited"),
+        ("question_answering/1/manifest.json", lambda p: p.unlink(), "cannot be read"),
+        ("encoder_256/1/model.plan", flip, "was altered"),
+        ("encoder_256/1/model.plan", lambda p: p.unlink(), "cannot be read"),
+        ("preprocess/1/model.py", flip, "was altered"),
+        ("encoder_128/config.pbtxt", lambda p: p.write_text(p.read_text() + "# mine"), "bytes, the build wrote"),
+        ("encoder_128/warmup/input_ids", flip, "was altered"),
+        ("question_answering_ensemble/1", shutil.rmtree, "missing"),
+    ],
+)
+def test_a_check_finds_what_is_wrong_in_one_sentence(gpu_repository, file, damage, message):
+    damage(gpu_repository / file)
+    with pytest.raises(RepositoryError, match=message) as caught:
+        check_repository(gpu_repository)
+    assert str(gpu_repository / file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_check_on_another_gpu_says_so(monkeypatch, gpu_repository):
+    t4 = [Gpu(name="Tesla T4", compute_capability="7.5")]
+    monkeypatch.setattr(checking, "gpus_here", lambda: t4)
+    monkeypatch.setattr(
+        checking, "check_machine", lambda manifest, check=checking.check_machine: check(manifest, gpus=lambda: t4)
+    )
+    with pytest.raises(RepositoryError, match=r"this machine has Tesla T4 \(7\.5\)"):
+        check_repository(gpu_repository)
+
+
+def test_a_folder_without_a_repository_is_no_repository(tmp_path):
+    with pytest.raises(RepositoryError, match="holds no version of question_answering"):
+        check_repository(tmp_path)
+
+
+def test_going_back_makes_the_version_before_the_newest(gpu_repository, write_gpu):
+    write_gpu(gpu_repository, text="worse", buckets=BUCKETS[1:])
+    assert check_repository(gpu_repository).manifest.packing.encoders == ("encoder_256",)
+    assert rollback_repository(gpu_repository) == 3
+    checked = check_repository(gpu_repository)
+    assert checked.versions == (1, 2, 3)
+    assert checked.manifest.packing.encoders == ("encoder_128", "encoder_256")
+    for model in ("encoder_128", "encoder_256"):
+        one, three = (gpu_repository / model / version / "model.plan" for version in ("1", "3"))
+        assert one.samefile(three)  # no second copy
+    assert config_of(gpu_repository, contract.ENSEMBLE).ensemble_scheduling.step[0].model_version == 3
+    write_gpu(gpu_repository)
+    assert check_repository(gpu_repository).versions == (3, 4)
+
+
+def test_there_is_no_going_back_from_the_first_version(gpu_repository):
+    before = contents(gpu_repository)
+    with pytest.raises(RepositoryError, match="going back needs two"):
+        rollback_repository(gpu_repository)
+    assert contents(gpu_repository) == before
+
+
+def test_a_disk_that_fills_up_at_any_file_leaves_the_old_repository(monkeypatch, gpu_repository, write_gpu):
+    before = contents(gpu_repository)
+    flush = on_disk._flush
+    n_files, said = 0, []
+    while True:
+        n_files += 1
+        written = iter(range(n_files))
+
+        def full(path, written=written):
+            if next(written, None) is None:
+                raise OSError(28, "No space left on device")
+            flush(path)
+
+        monkeypatch.setattr(on_disk, "_flush", full)
+        try:
+            write_gpu(gpu_repository)
+            break
+        except RepositoryError as error:
+            said.append(str(error))
+        assert contents(gpu_repository) == before
+        assert [path.name for path in gpu_repository.parent.iterdir()] == ["repo"]
+    assert n_files > 15
+    assert all("No space left on device: the old repository is as it was" in sentence for sentence in said)
+    assert check_repository(gpu_repository).versions == (1, 2)
+
+
+def test_a_kill_in_the_middle_leaves_the_old_repository_and_the_next_build_works(gpu_repository, write_gpu):
+    before = contents(gpu_repository)
+    code = """
+import os, signal, sys
+from pathlib import Path
+from spanqa_build import repository, versions
+versions.seal_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+folder = Path(sys.argv[1])
+manifest = repository.load_manifest(folder / "question_answering" / "1")
+files = {"question_answering/tokenizer.json": b"{}"}
+versions.add_version(folder, manifest, files, {})
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(gpu_repository)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert contents(gpu_repository) == before
+    assert len(os.listdir(gpu_repository.parent)) == 2  # what was half written lies beside it
+    write_gpu(gpu_repository)
+    assert os.listdir(gpu_repository.parent) == ["repo"]
+    assert check_repository(gpu_repository).versions == (1, 2)

@@ -2,13 +2,15 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from spanqa import contract
-from spanqa.manifest import Manifest, Packing, manifest_json
+from spanqa.manifest import Manifest, load_manifest, manifest_json
+from spanqa.packing import Bucket, Packing
 from spanqa.windows import WindowSettings
 
 
@@ -65,7 +67,8 @@ class InferenceResponse:
 class InferenceRequest:
     """A request from outside, or, with a model's name, one to another model."""
 
-    def __init__(self, inputs, model_name=None, requested_output_names=(), cancelled=False):
+    def __init__(self, inputs, model_name=None, requested_output_names=(), cancelled=False, model_version=-1):
+        self.version = model_version
         self._inputs, self._model, self._outputs, self.cancelled = inputs, model_name, requested_output_names, cancelled
 
     def inputs(self):
@@ -76,19 +79,23 @@ class InferenceRequest:
 
     def exec(self):
         encoder = sys.modules["triton_python_backend_utils"].encoder
-        if (self._model, list(self._outputs)) != (contract.ENCODER, ["start_logits", "end_logits"]):
+        known = self._model in encoder.models and self.version == 1
+        if not known or list(self._outputs) != ["start_logits", "end_logits"]:
             return InferenceResponse(error=TritonError(f"unknown model '{self._model}'", TritonError.NOT_FOUND))
+        encoder.asked.append(self._model)
         return encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
 
 
 class Encoder:
     """A network of arithmetic: a token's logits depend on its id, its place and the row's sum, never on other rows.
 
-    `faults` holds messages: a call whose rows hold the token id of a key fails with that message.
+    `models` are the names that it answers to, in version 1 alone, which is that of the models that ask it; `asked` is
+    what it was called. `faults` holds messages: a call whose rows hold the token id of a key fails with that message.
     """
 
     def __init__(self):
         self.calls, self.faults, self.before_call = [], {}, None
+        self.models, self.asked = {contract.ENCODER}, []
 
     def __call__(self, inputs):
         if self.before_call:
@@ -145,6 +152,19 @@ def repository(tmp_path, tokenizer):
     manifest = Manifest(tokenizer_sha256=tokenizer.sha256, **MANIFEST)
     (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
     return tmp_path
+
+
+BUCKETS = tuple(Bucket(length=length, model=f"encoder_{length}", max_rows=3) for length in (12, 20, 32))
+
+
+@pytest.fixture
+def in_buckets(repository, pb_utils):
+    """Gives the repository encoders of three lengths."""
+    folder = repository / contract.QUESTION_ANSWERING / "1"
+    manifest = replace(load_manifest(folder), packing=Packing(buckets=BUCKETS))
+    (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+    pb_utils.encoder.models = {bucket.model for bucket in BUCKETS}
+    return BUCKETS
 
 
 @pytest.fixture

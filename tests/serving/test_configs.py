@@ -7,8 +7,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from spanqa import contract
-from spanqa.manifest import Manifest, Packing, load_manifest, load_served_tokenizer
+from spanqa.manifest import Manifest, load_manifest, load_served_tokenizer
+from spanqa.packing import Packing
+from spanqa_build.check import check_repository
 from spanqa_build.configs import config_texts
+from spanqa_build.errors import RepositoryError
 
 PB = model_config_pb2
 TYPES = {"BYTES": PB.TYPE_STRING, "INT32": PB.TYPE_INT32, "FP32": PB.TYPE_FP32, "BOOL": PB.TYPE_BOOL}
@@ -136,6 +139,13 @@ def test_the_shipped_network_is_the_one_that_the_manifest_names(shipped):
         pytest.fail("the shipped repository lacks encoder/1/network.onnx: `spanqa build` writes it")
     digest = hashlib.sha256(network.read_bytes()).hexdigest()
     assert digest in manifest.encoder.values(), f"the manifest's encoder entry {manifest.encoder} names another network"
+
+
+def test_the_shipped_repository_is_what_its_manifest_says(shipped):
+    try:
+        check_repository(shipped)
+    except RepositoryError as error:
+        pytest.fail(f"{error}; after a change of a model.py: spanqa_build.versions.seal_version writes its checksums")
 
 
 def test_no_model_folder_is_there_that_the_contract_does_not_know(root):

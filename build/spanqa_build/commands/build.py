@@ -1,69 +1,113 @@
-"""`spanqa build`: from a checkpoint to a model repository, checked on the way."""
+"""`spanqa build`: from a checkpoint to a model repository for a target, checked on the way."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spanqa_build.accuracy import MAX_F1_LOSS
+from spanqa_build.check import check_repository
+from spanqa_build.comparison import Stage, table_from_stages
 from spanqa_build.cpu_build import DEFAULT_DATA, PRECISIONS, CpuBuild
+from spanqa_build.errors import BuildError
+from spanqa_build.gpu_build import ENGINES, GpuBuild
+from spanqa_build.parity import Parity
+from spanqa_build.plan import plan_from, table_from_plan
+from spanqa_build.repository import rollback_repository
+from spanqa_build.targets import AUTO, all_targets, target_from_name
 from spanqa_training.arguments import add_key_option, key_from_args
+from spanqa_training.checkpoint import is_checkpoint, read_checkpoint
 from spanqa_training.sources import open_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("-m", "--model", required=True, help="checkpoint")
-    parser.add_argument("-o", "--output", required=True, help="model repository to write or replace")
+    parser.add_argument("-m", "--model", help="checkpoint")
+    parser.add_argument("-o", "--output", help="model repository to write, or to add a version to")
     add_key_option(parser)
-    parser.add_argument("--target", choices=("cpu",), default="cpu", help="what it will run on (default: cpu)")
     parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help=f"auto takes int8 where F1 falls by at most {MAX_F1_LOSS} points (default: auto)",
+        "--target", choices=(*all_targets(), AUTO), default="cpu", help="what it will run on (default: cpu)"
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="tensorrt", help="what runs the network on a GPU (default: tensorrt)"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto serves the fastest that passes"
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=DEFAULT_DATA,
-        help="SQuAD file to check the network on (default: 200 bundled questions)",
+        help="SQuAD file to check the networks on (default: 200 bundled questions)",
     )
+    parser.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
+    parser.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
+    parser.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, check, choose and write; an existing repository is replaced only when all checks pass."""
+    """Export, check, choose and write; an existing repository serves on until all checks pass."""
+    if args.check:
+        return _check(args)
+    if args.rollback:
+        print(f"{args.rollback}: version {rollback_repository(args.rollback)} is the one before the newest, again")
+        return 0
+    if not args.model or not (args.output or args.plan):
+        raise BuildError("-m CHECKPOINT and -o REPOSITORY say what to build; --plan needs -m alone, --check neither")
+    if args.plan:
+        return _plan(args)
     checkpoint, model = open_model(args.model, key=key_from_args(args))
-    build = CpuBuild(
-        checkpoint=checkpoint,
-        model=model,
-        name=Path(args.model).resolve().stem,
-        data=args.data,
-        precision=args.precision,
-        quiet=args.quiet,
-    )
-    manifest = build.write(args.output)
-    report = {"repository": args.output, **manifest.encoder}
+    target = target_from_name(args.target)
+    common: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "model": model,
+        "name": Path(args.model).resolve().stem,
+        "data": args.data,
+        "quiet": args.quiet,
+    }
+    if target.is_gpu:
+        manifest = GpuBuild(**common, target=target, engine=args.engine).write(args.output)
+    else:
+        manifest = CpuBuild(**common, precision=args.precision).write(args.output)
+    report = {"repository": args.output, "target": target.name, **manifest.encoder}
     print(json.dumps(report, indent=2) if args.json else table(report))
     return 0
 
 
-def table(report: dict[str, Any]) -> str:
+def _plan(args: argparse.Namespace) -> int:
+    checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
+    target = target_from_name(args.target)
+    plan = plan_from(checkpoint, target, model=args.model, output=args.output or "REPOSITORY")
+    print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    checked = check_repository(args.check)
+    print("\n".join(checked.lines))
+    return 0
+
+
+def table(report: Mapping[str, Any]) -> str:
     """The report of a build, to read."""
-    parity = report["float32_parity"]
     lines = [
         f"repository   {report['repository']}",
-        f"network      {report['precision']}, ONNX Runtime {report['onnxruntime']}",
-        f"parity       float32 against torch: logits within {parity['max_difference']:.1e}, "
-        f"{parity['answers_changed']} of {parity['n_questions']} answers changed",
+        f"network      {report['precision']} for {report.get('target', 'cpu')}, checked on {report['checked_on']}",
+        table_from_stages(_stages(report["stages"])),
     ]
-    for precision, accuracy in report.get("accuracy", {}).items():
-        lines.append(
-            f"{precision:<12} EM {accuracy['exact']:.2f}  F1 {accuracy['f1']:.2f}  "
-            f"forced F1 {accuracy['forced_f1']:.2f}  ({accuracy['n_questions']:,} questions)"
-        )
+    for name, speed in report.get("windows_per_s", {}).items():
+        chosen = "  served" if name == report["variant"] else ""
+        lines.append(f"{name:<12} {speed:.1f} windows/s{chosen}")
+    for engine in report.get("engines", ()):
+        fused = ", ".join(engine["fused_attention"]) or "none seen"
+        times = ", ".join(f"{ms:.2f} ms at batch {n_rows}" for n_rows, ms in engine["latency_ms"].items())
+        lines.append(f"{engine['length']:<12} {times}; fused attention: {fused}")
     return "\n".join(lines)
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> list[Stage]:
+    return [Stage(**{**stage, "parity": Parity(**stage["parity"]) if stage["parity"] else None}) for stage in stages]

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from spanqa import contract
 from spanqa.guard import guarded
+from spanqa.manifest import load_manifest
+from spanqa.startup import check_file
 
 NETWORK_FILE = "network.onnx"
 
@@ -35,8 +37,13 @@ class TritonPythonModel:
     """
 
     def initialize(self, args: dict[str, Any]) -> None:
-        """Load the network beside this file."""
-        path = Path(args["model_repository"]) / args["model_version"] / NETWORK_FILE
+        """Load the network beside this file, which must be the one that the manifest names."""
+        folder = Path(args["model_repository"])
+        path = folder / args["model_version"] / NETWORK_FILE
+        manifest = load_manifest(folder.parent / contract.QUESTION_ANSWERING / args["model_version"])
+        artefact = manifest.artefacts.get(f"{folder.name}/{NETWORK_FILE}")
+        if artefact:  # none in manifests of version 1
+            check_file(path, artefact, whole=True)
         n_cores = len(os.sched_getaffinity(0))
         self._alone = _session(path, n_cores)
         self._beside = _session(path, 1) if n_cores > 1 else self._alone

@@ -33,13 +33,14 @@ class TritonPythonModel:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         (row,) = read_questions(inputs, self._manifest)
         windows = self._maker.windows(row.question, row.context)
-        most = self._manifest.packing.rows_per_call
+        packing = self._manifest.packing
+        most = packing.ensemble_rows
         if len(windows) > most:
             raise InputError(
                 f"the context needs {len(windows)} windows, {contract.ENSEMBLE} takes at most {most}: ask the model "
                 f"{contract.QUESTION_ANSWERING} instead, which takes texts of any length"
             )
-        batch = batch_windows([(windows, index) for index in range(len(windows))])
+        batch = batch_windows([(windows, index) for index in range(len(windows))], length=packing.ensemble_length)
         arrays = {
             contract.INPUT_IDS: batch.input_ids,
             contract.ATTENTION_MASK: batch.attention_mask,

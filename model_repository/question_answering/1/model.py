@@ -14,6 +14,7 @@ from spanqa.guard import CancelledError, EncoderError, error_response, is_outage
 from spanqa.manifest import Manifest, load_served_tokenizer
 from spanqa.memory import release_free_memory
 from spanqa.routing import Call, Logits, packed_calls
+from spanqa.startup import check_served
 from spanqa.tokenization import Pieces
 from spanqa.windows import WindowMaker, Windows
 from spanqa.wire import Question, decode_question, named_row, read_questions, response_tensors
@@ -26,9 +27,11 @@ class TritonPythonModel:
     """Takes a batch of requests: windows of all of them are packed together, every request is answered for itself."""
 
     def initialize(self, args: dict[str, Any]) -> None:
-        """Load the manifest and the tokenizer beside this file."""
-        folder = Path(args["model_repository"]) / args["model_version"]
-        self._manifest, tokenizer = load_served_tokenizer(folder)
+        """Load the manifest and the tokenizer beside this file, and check all that will be served."""
+        folder = Path(args["model_repository"])
+        self._version = int(args["model_version"])
+        self._manifest, tokenizer = load_served_tokenizer(folder / str(self._version))
+        check_served(folder.parent, self._version, self._manifest)
         self._maker = WindowMaker(tokenizer, self._manifest.windows)
         self._pool = ThreadPoolExecutor(self._manifest.packing.calls_in_flight)
 
@@ -79,7 +82,7 @@ class TritonPythonModel:
             if all(job.error for job in concerned):
                 return
             try:
-                _encode(logits, call)
+                _encode(logits, call, self._version)
             except Exception as error:  # every fault is told to whom it concerns
                 for job in concerned:
                     job.fail(error)
@@ -151,11 +154,13 @@ class _Job:
         return pb_utils.InferenceResponse(output_tensors=self._tensors)
 
 
-def _encode(logits: Logits, call: Call) -> None:
+def _encode(logits: Logits, call: Call, version: int) -> None:
+    """Have the encoder of the same build answer: while a new version is rolled in, both are there."""
     batch = logits.batch(call)
     arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
     request = pb_utils.InferenceRequest(
-        model_name=contract.ENCODER,
+        model_name=call.model,
+        model_version=version,
         requested_output_names=[tensor.name for tensor in contract.ENCODER_OUTPUTS],
         inputs=[
             pb_utils.Tensor(tensor.name, array) for tensor, array in zip(contract.ENCODER_INPUTS, arrays, strict=True)

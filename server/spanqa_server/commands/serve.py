@@ -1,4 +1,4 @@
-"""`spanqa serve`: serve a model repository until Ctrl-C or SIGTERM."""
+"""`spanqa serve`: serve a model repository until Ctrl-C or SIGTERM; SIGHUP rolls to its newest version."""
 
 from __future__ import annotations
 
@@ -73,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
     def handle(_number: int, _frame: FrameType | None) -> None:
         server.request_stop()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        server.request_reload()
+
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: reload}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         return _serve(server, args, report)
     except ServerLostError as error:

@@ -1,0 +1,81 @@
+"""`spanqa build --check`: is a repository on disk still what was built, file by file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spanqa import contract
+from spanqa.errors import SpanqaError
+from spanqa.manifest import Artefact, Manifest, load_served_tokenizer
+from spanqa.startup import check_files, check_machine, gpus_here, versions_in
+from spanqa_build.errors import RepositoryError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A sound repository.
+
+    Args:
+        versions: Its versions, oldest first; the last is served.
+        manifest: The manifest of the last.
+        lines: What was checked, one line for each file of each version.
+    """
+
+    versions: tuple[int, ...]
+    manifest: Manifest
+    lines: tuple[str, ...]
+
+
+def check_repository(folder: str | Path) -> Checked:
+    """Read every file of every version and hold it against its manifest, and the engines against this machine's GPU.
+
+    Raises:
+        RepositoryError: The first thing that is wrong.
+    """
+    folder = Path(folder)
+    versions = versions_in(folder / contract.QUESTION_ANSWERING)
+    if not versions:
+        raise RepositoryError(f"{folder}: holds no version of {contract.QUESTION_ANSWERING}: name a model repository")
+    lines: list[str] = []
+    try:
+        for version in versions:
+            manifest = _checked_version(folder, version)
+            lines += _lines(manifest, version, is_newest=version == versions[-1])
+        lines.append(_machine_line(manifest))
+    except RepositoryError:
+        raise
+    except SpanqaError as error:
+        raise RepositoryError(str(error)) from error
+    return Checked(versions=tuple(versions), manifest=manifest, lines=tuple(lines))
+
+
+def _checked_version(folder: Path, version: int) -> Manifest:
+    manifest, _ = load_served_tokenizer(folder / contract.QUESTION_ANSWERING / str(version))
+    for model in manifest.models:
+        if not (folder / model / str(version)).is_dir():
+            raise RepositoryError(f"{folder / model / str(version)}: missing: build the repository again")
+    check_files(folder, version, manifest, whole=manifest.artefacts)
+    return manifest
+
+
+def _lines(manifest: Manifest, version: int, *, is_newest: bool) -> list[str]:
+    if not manifest.artefacts:
+        return [f"{version}  its manifest, of an older format, names the tokenizer alone: that is sound"]
+    files = manifest.artefacts | (manifest.configs if is_newest else {})
+    return [_line(version, name, artefact) for name, artefact in files.items()]
+
+
+def _line(version: int, name: str, artefact: Artefact) -> str:
+    return f"{version}  {name:<44} {artefact.size_bytes:>13,} bytes  {artefact.sha256[:12]}"
+
+
+def _machine_line(manifest: Manifest) -> str:
+    engine = manifest.engine
+    if engine is None or engine.gpu is None:
+        return f"target {manifest.target}: bound to no GPU"
+    built_for = f"target {manifest.target}: for {engine.gpu.name} ({engine.gpu.compute_capability})"
+    if not gpus_here():
+        return f"{built_for}; this machine shows no GPU to hold that against"
+    check_machine(manifest)
+    return f"{built_for}, as this machine has"

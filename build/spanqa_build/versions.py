@@ -1,0 +1,141 @@
+"""The versions of a model repository on disk: the next one is added beside the last, older ones go."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from spanqa import contract
+from spanqa.folder_swap import replace_folder
+from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, manifest_json
+from spanqa.startup import artefact_path, sha256_of, versions_in
+from spanqa_build.configs import config_texts
+from spanqa_build.errors import RepositoryError
+from spanqa_build.warmup import WARMUP_FOLDER
+
+CONFIG_FILE = "config.pbtxt"
+OUR_MODELS = re.compile("|".join((*contract.MODELS, rf"{contract.ENCODER}_\d+")))
+
+
+def add_version(
+    folder: Path,
+    manifest: Manifest,
+    files: Mapping[str, Path | bytes],
+    warmup: Mapping[str, bytes],
+    *,
+    n_kept: int = 1,
+) -> int:
+    """Write a version beside the last ones and swap the repository in; older versions are left out.
+
+    Args:
+        folder: The repository: absolute; missing, empty or one of ours.
+        manifest: The version's settings; what its files are is filled in here.
+        files: What its version folders hold, by MODEL/FILE: content, or a file to take it from.
+        warmup: Content of its warm-up files, by their path in the repository.
+        n_kept: How many older versions are kept.
+
+    Returns:
+        The version written.
+
+    Raises:
+        RepositoryError: If the folder cannot be written; it is as it was.
+    """
+    older = versions_in(folder / contract.QUESTION_ANSWERING)[-n_kept:]
+    version = max(older, default=0) + 1
+
+    def write(new: Path) -> None:
+        for model in manifest.models:
+            (new / model / str(version)).mkdir(parents=True)
+        (new / contract.ENSEMBLE / str(version) / ".gitkeep").touch()  # Triton wants the folder, git keeps no empty one
+        _put_files(new, version, files, linkable=folder)
+        for name, content in warmup.items():
+            _put(new / name, content)
+        seal_version(new, version, manifest)
+        for kept in reversed(older):
+            _keep_version(folder, new, kept)
+
+    own = {path.name for path in folder.iterdir() if OUR_MODELS.fullmatch(path.name)} if folder.exists() else set()
+    try:
+        replace_folder(folder, write, own_files=own)
+    except OSError as error:
+        raise RepositoryError(f"{folder}: cannot be written: {error}: the old repository is as it was") from error
+    return version
+
+
+def seal_version(folder: Path, version: int, manifest: Manifest) -> None:
+    """Write the configurations and the manifest of a version whose files are in place.
+
+    It is also what a source tree's repository needs after a change of its model.py files.
+
+    Args:
+        folder: The repository.
+        version: The version; its configurations become the repository's.
+        manifest: Its settings; what its files are is filled in here.
+    """
+    for model, text in config_texts(manifest, version=version).items():
+        _put(folder / model / CONFIG_FILE, text.encode())
+    artefacts, configs = {}, {}
+    for model in manifest.models:
+        for path in sorted((folder / model / str(version)).glob("[!._]*")):
+            if path.name != MANIFEST_FILE:
+                artefacts[f"{model}/{path.name}"] = _artefact(path)
+        for path in (folder / model / CONFIG_FILE, *sorted((folder / model / WARMUP_FOLDER).glob("*"))):
+            configs[str(path.relative_to(folder))] = _artefact(path)
+    sealed = replace(manifest, artefacts=artefacts, configs=configs)
+    path = artefact_path(folder, f"{contract.QUESTION_ANSWERING}/{MANIFEST_FILE}", version)
+    _put(path, manifest_json(sealed).encode())
+
+
+def _put_files(new: Path, version: int, files: Mapping[str, Path | bytes], *, linkable: Path) -> None:
+    """Place the files of a version; the content that several share, or that the old repository holds, once."""
+    placed: dict[Path, Path] = {}
+    for name, source in files.items():
+        path = artefact_path(new, name, version)
+        if isinstance(source, bytes):
+            _put(path, source)
+        elif source in placed or linkable in source.parents:
+            _link(placed.get(source, source), path)
+        else:
+            shutil.copyfile(source, path)
+            _flush(path)
+            placed[source] = path
+
+
+def _keep_version(old: Path, new: Path, version: int) -> None:
+    """Link one version of the old repository into the new one, with the configurations of models that are gone."""
+    for model in old.iterdir() if old.exists() else ():
+        kept = model / str(version)
+        if not OUR_MODELS.fullmatch(model.name) or not kept.is_dir():
+            continue
+        is_gone = not (new / model.name).exists()
+        shutil.copytree(kept, new / model.name / kept.name, copy_function=_link)
+        if is_gone:  # else the configuration is the new version's
+            for path in (model / CONFIG_FILE, *(model / WARMUP_FOLDER).glob("*")):
+                _put(new / path.relative_to(old), path.read_bytes())
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file that nobody changes in place; a copy where the file system knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _artefact(path: Path) -> Artefact:
+    return Artefact(sha256=sha256_of(path), size_bytes=path.stat().st_size)

@@ -1,0 +1,163 @@
+"""Checks before serving: are the files those of the build, and is this the machine that they were compiled for."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from spanqa import contract
+from spanqa.errors import SpanqaError
+from spanqa.manifest import Artefact, Gpu, Manifest
+
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
+NVIDIA_SMI_TIMEOUT_S = 20.0
+BLOCK_BYTES = 1 << 20
+
+
+def versions_in(model: Path) -> list[int]:
+    """Give the version folders of a model, oldest first, as Triton counts them."""
+    folders = model.iterdir() if model.is_dir() else ()
+    return sorted(int(path.name) for path in folders if path.name.isdigit() and path.is_dir())
+
+
+def artefact_path(repository: Path, name: str, version: int) -> Path:
+    """Give the place of an artefact named MODEL/FILE in one version of a repository."""
+    model, _, file = name.partition("/")
+    return repository / model / str(version) / file
+
+
+def sha256_of(path: Path) -> str:
+    """Give the SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_file(path: Path, artefact: Artefact, *, whole: bool) -> None:
+    """Check that a file is the one of the build.
+
+    Args:
+        path: The file.
+        artefact: What it must be.
+        whole: Whether to read all of it; else its size alone is looked at.
+
+    Raises:
+        SpanqaError: It is not.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        problem = f"has {size_bytes:,} bytes, the build wrote {artefact.size_bytes:,}"
+        if size_bytes == artefact.size_bytes:
+            digest = sha256_of(path) if whole else artefact.sha256
+            problem = f"was altered (SHA-256 {digest[:12]}, the build wrote {artefact.sha256[:12]})"
+            if digest == artefact.sha256:
+                return
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    raise SpanqaError(f"{path}: {problem}: build the repository again")
+
+
+def check_files(repository: Path, version: int, manifest: Manifest, *, whole: Collection[str]) -> None:
+    """Check every file of one version of a repository.
+
+    The configurations are those of the newest version: an older one that is still loaded does not own them.
+
+    Args:
+        repository: The repository's folder.
+        version: The version.
+        manifest: Its manifest.
+        whole: Names of the artefacts that are read as a whole; of the others the size is looked at.
+
+    Raises:
+        SpanqaError: One is missing, or not the one of the build.
+    """
+    for name, artefact in manifest.artefacts.items():
+        check_file(artefact_path(repository, name, version), artefact, whole=name in whole)
+    if version == versions_in(repository / contract.QUESTION_ANSWERING)[-1]:
+        for name, artefact in manifest.configs.items():
+            check_file(repository / name, artefact, whole=True)
+
+
+def check_served(repository: Path, version: int, manifest: Manifest) -> None:
+    """Check, as the main entry starts, what it will serve.
+
+    Networks that Triton runs by itself are read as a whole, since nobody else would; those of a model.py by that one.
+
+    Args:
+        repository: The repository's folder.
+        version: The version that starts.
+        manifest: Its manifest.
+
+    Raises:
+        SpanqaError: A file is not the one of the build, or this machine not the one that they were compiled for.
+    """
+    check_machine(manifest)
+    of_triton = manifest.packing.encoders if manifest.engine else ()
+    whole = {name for name in manifest.artefacts if name.partition("/")[0] in of_triton}
+    check_files(repository, version, manifest, whole=whole)
+
+
+def gpus_here() -> list[Gpu]:
+    """Ask the driver which GPUs there are; none where it does not say."""
+    try:
+        done = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.rpartition(",") for line in done.stdout.splitlines())
+    return [Gpu(name=name.strip(), compute_capability=capability.strip()) for name, _, capability in rows if name]
+
+
+def tensorrt_here(major: int) -> str | None:
+    """Give the version of the TensorRT library of a major version; None where there is none.
+
+    The number is coded as NV_TENSORRT_VERSION in NvInferVersion.h: major, and two digits each of minor and patch.
+    """
+    try:
+        number = int(ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion())
+    except (OSError, AttributeError):
+        return None
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def check_machine(
+    manifest: Manifest,
+    *,
+    gpus: Callable[[], Sequence[Gpu]] = gpus_here,
+    tensorrt: Callable[[int], str | None] = tensorrt_here,
+) -> None:
+    """Check that engines can run here: they hold for one kind of GPU and one TensorRT.
+
+    Where the driver does not say what GPUs there are, TensorRT itself decides when it loads them.
+
+    Args:
+        manifest: What they were compiled for.
+        gpus: Gives the machine's GPUs.
+        tensorrt: Gives the version of the machine's TensorRT library of a major version.
+
+    Raises:
+        SpanqaError: They cannot.
+    """
+    engine = manifest.engine
+    if engine is None:
+        return
+    built_for = engine.gpu
+    here = gpus() if built_for else []
+    if built_for and here and all(gpu.compute_capability != built_for.compute_capability for gpu in here):
+        names = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in here)
+        raise SpanqaError(
+            f"the engines were built for {built_for.name} (compute capability {built_for.compute_capability}), this "
+            f"machine has {names}: build the repository for its GPU with `spanqa build --target`"
+        )
+    if engine.tensorrt:
+        wanted = ".".join(engine.tensorrt.split(".")[:3])
+        found = tensorrt(int(wanted.partition(".")[0]))
+        if found != wanted:
+            raise SpanqaError(
+                f"the engines were built by TensorRT {wanted}, this machine has {found or 'another or none'}: serve in "
+                f"the Triton image that has {wanted}, or build the repository again"
+            )

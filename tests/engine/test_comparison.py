@@ -1,0 +1,87 @@
+"""A network is held against torch on real questions: logits, answers, scores, and a paired interval of the loss."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from spanqa.squad import read_squad
+from spanqa_build.comparison import FLOAT32, Comparison, Limits, table_from_stages
+from spanqa_build.errors import ParityError
+from spanqa_build.parity import run_torch
+from spanqa_training.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def minilm(root):
+    return load_checkpoint(root / "training" / "checkpoints" / "spanqa-minilm")
+
+
+@pytest.fixture(scope="module")
+def comparison(root, minilm):
+    checkpoint, model = minilm
+    return Comparison(checkpoint, read_squad(root / "data" / "heldout200.json")[:60], partial(run_torch, model))
+
+
+def noisy(minilm, size):
+    """The network with noise on its logits that does not depend on how windows are batched."""
+    _, model = minilm
+
+    def network(batch):
+        start, end = run_torch(model, batch)
+        noise = np.sin(batch.input_ids * 12.9898 + np.arange(batch.input_ids.shape[1])) * size
+        return (start + noise).astype(np.float32), (end - noise).astype(np.float32)
+
+    return network
+
+
+def test_the_network_itself_differs_in_nothing(comparison, minilm):
+    stage = comparison.of("again", partial(run_torch, minilm[1]), limits=FLOAT32, rows_per_batch=1)
+    assert stage.parity.answers_changed == stage.parity.spans_changed == 0
+    assert stage.parity.max_difference < 1e-4
+    assert (stage.exact, stage.f1, stage.forced_f1) == pytest.approx(
+        (comparison.reference.exact, comparison.reference.f1, comparison.reference.forced_f1)
+    )
+    assert stage.f1_difference_95 == stage.exact_difference_95 == (0.0, 0.0)
+
+
+def test_a_worse_network_is_measured_with_an_interval_around_its_loss(comparison, minilm):
+    stage = comparison.of("noisy", noisy(minilm, 3.0))
+    assert stage.parity.answers_changed > 10
+    assert stage.f1 < comparison.reference.f1
+    low, high = stage.f1_difference_95
+    assert low <= stage.f1 - comparison.reference.f1 <= high
+    assert high - low > 1
+    assert stage.parity.max_difference == pytest.approx(3.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        (Limits(max_difference=0.5), "logits differ by up to 3, at most 0.5 are allowed"),
+        (Limits(max_difference=9, answers_changed=0.05), "answers changed, at most 3 are allowed"),
+        (Limits(max_difference=9, answers_changed=1.0, f1_loss=0.5), "points, at most 0.5 are allowed"),
+    ],
+)
+def test_a_network_beyond_a_limit_is_refused_with_the_limit(comparison, minilm, limits, problem):
+    with pytest.raises(ParityError) as caught:
+        comparison.of("noisy", noisy(minilm, 3.0), limits=limits)
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith("noisy against torch: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_logits_that_are_not_numbers_are_beyond_every_limit(comparison, minilm):
+    def broken(batch):
+        start, end = run_torch(minilm[1], batch)
+        return start * np.float32("nan"), end
+
+    with pytest.raises(Exception, match="not finite"):
+        comparison.of("broken", broken, limits=Limits(max_difference=float("inf")))
+
+
+def test_the_table_has_a_line_for_each_stage(comparison, minilm):
+    stages = [comparison.reference, comparison.of("noisy", noisy(minilm, 0.5))]
+    lines = table_from_stages(stages).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["", "torch float32", "noisy"]
+    assert "of 60" in lines[2]
