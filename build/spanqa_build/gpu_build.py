@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from spanqa_training.model import SpanModel
 
 ENGINES = ("tensorrt", "onnxruntime")
 _SCANNED_WINDOWS = 120
-TIMING_CACHES = Path.home() / ".cache" / "spanqa" / "timing"
+TIMING_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spanqa" / "timing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
