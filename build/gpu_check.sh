@@ -67,6 +67,7 @@ for engine in tensorrt onnxruntime; do
         done
     done
     run spanqa bench --url localhost:8001 --dataset "$dataset" --concurrency "$concurrencies" -o "$work/$engine-service"
+    run spanqa build -m "$model" --served localhost:8001 --data "$dataset"
     run spanqa predict "$dataset" --url localhost:8001 -o "$work/$engine-predictions.json"
     run spanqa score "$dataset" "$work/$engine-predictions.json"
     stop_server

@@ -34,7 +34,7 @@ MAY_IMPORT = {
         "spanqa",
         *(f"spanqa_training.{m}" for m in ("checkpoint", "model", "evaluate", "packed", "sources", "hugging_face")),
         *(f"spanqa_training.{m}" for m in ("arguments", "decoding", "commands.infer")),
-        *(f"spanqa_client.{m}" for m in ("metrics", "intervals")),
+        *(f"spanqa_client.{m}" for m in ("metrics", "intervals", "client", "answer")),
         "spanqa_build",
     },
 }

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from spanqa.spans import Decoded, Span
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_build.errors import ParityError
-from spanqa_build.parity import Answers, Network, Parity, answers_from_logits, parity_of
+from spanqa_build.parity import Answers, Logits, Network, Parity, answers_from_logits, parity_of
+from spanqa_client.answer import Answer
+from spanqa_client.client import QAClient
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import gold_from_examples, score_predictions
 from spanqa_training.checkpoint import Checkpoint
@@ -34,6 +39,8 @@ FLOAT32 = Limits(max_difference=1e-3)
 """Rounding, not another network."""
 FLOAT16 = Limits(max_difference=0.5, answers_changed=0.002, f1_loss=0.1)
 """float16 keeps 11 bits: logits of some tens move by some hundredths, and near ties change."""
+FLOAT16_ROUNDED = Limits(max_difference=0.5, answers_changed=0.01, f1_loss=0.5)
+"""The same where every product is really rounded, as on a GPU, and on a few hundred questions."""
 INT8 = Limits(max_difference=float("inf"), answers_changed=1.0, f1_loss=0.5)
 """Only what is answered counts."""
 
@@ -102,6 +109,40 @@ class Comparison:
             self._check(stage, limits)
         return stage
 
+    def of_server(self, name: str, url: str, *, limits: Limits | None = None) -> Stage:
+        """Ask a running server the same questions, and hold what it answers against the reference.
+
+        Logits are then those of the best spans, and their margins: a server tells no others.
+
+        Args:
+            name: What it is.
+            url: Its gRPC address.
+            limits: How far it may be; None measures only.
+
+        Raises:
+            ParityError: It is further.
+            SpanqaError: It does not answer.
+        """
+        pairs = [(example.question, example.context) for example in self._examples]
+        with QAClient(url) as client:
+            served = client.ask_many(
+                pairs,
+                no_answer_threshold=self._checkpoint.no_answer_threshold,
+                max_answer_tokens=self._checkpoint.max_answer_tokens,
+            )
+            decoded = [_decoded_from_answer(answer) for answer in served]
+        logits = [_logits_of_best(one) for one in decoded]
+        right = Answers(
+            windows=self.windows,
+            logits=[_logits_of_best(one) for one in self._right.decoded],
+            decoded=self._right.decoded,
+        )
+        built = Answers(windows=self.windows, logits=logits, decoded=decoded)
+        stage = self._stage(name, built, parity_of(right, built, self._checkpoint))
+        if limits:
+            self._check(stage, limits)
+        return stage
+
     def _answers(self, network: Network, rows_per_batch: int | None) -> Answers:
         logits = window_logits(network, self.windows, quiet=self._quiet, rows_per_batch=rows_per_batch)
         contexts = [example.context for example in self._examples]
@@ -139,16 +180,30 @@ class Comparison:
         if parity is None:
             return
         loss = self.reference.f1 - stage.f1
+        # Of few questions a share would be none: one near tie may fall the other way.
+        allowed = max(1, int(limits.answers_changed * parity.n_questions)) if limits.answers_changed else 0
         for problem, wrong in (
             (f"logits differ by up to {parity.max_difference:.3g}, at most {limits.max_difference:g} are allowed",
              not parity.max_difference <= limits.max_difference),
             (f"{parity.answers_changed} of {parity.n_questions} answers changed, at most "
-             f"{int(limits.answers_changed * parity.n_questions)} are allowed",
-             parity.answers_changed > int(limits.answers_changed * parity.n_questions)),
+             f"{allowed} are allowed",
+             parity.answers_changed > allowed),
             (f"F1 falls by {loss:.2f} points, at most {limits.f1_loss:g} are allowed", loss > limits.f1_loss),
         ):  # fmt: skip
             if wrong:
                 raise ParityError(f"{stage.name} against torch: {problem}: nothing is written, the old artefact stays")
+
+
+def _decoded_from_answer(answer: Answer) -> Decoded:
+    best = answer.spans[0]
+    span = Span(text=best.text, char_start=best.char_start, char_end=best.char_end, logit=best.logit, score=best.score)
+    return Decoded(spans=(span,), null_logit=answer.no_answer_margin + best.logit)
+
+
+def _logits_of_best(decoded: Decoded) -> Logits:
+    """The best span's logit and the null's, in the shape of logits: one window of one place."""
+    best, null = (np.array([[value]], dtype=np.float32) for value in (decoded.spans[0].logit, decoded.null_logit))
+    return best, null
 
 
 def table_from_stages(stages: Sequence[Stage]) -> str:

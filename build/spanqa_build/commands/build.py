@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spanqa_build.check import check_repository
-from spanqa_build.comparison import Stage, table_from_stages
-from spanqa_build.cpu_build import DEFAULT_DATA, PRECISIONS, CpuBuild
+from spanqa_build.comparison import Comparison, Stage, table_from_stages
+from spanqa_build.cpu_build import DEFAULT_DATA, PRECISIONS, CpuBuild, examples_to_check
 from spanqa_build.errors import BuildError
 from spanqa_build.gpu_build import ENGINES, GpuBuild
-from spanqa_build.parity import Parity
+from spanqa_build.parity import Parity, run_torch
 from spanqa_build.plan import plan_from, table_from_plan
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, all_targets, target_from_name
 from spanqa_training.arguments import add_key_option, key_from_args
-from spanqa_training.checkpoint import is_checkpoint, read_checkpoint
+from spanqa_training.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
+from spanqa_training.model import SpanModel
 from spanqa_training.sources import open_model
 
 
@@ -44,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
     parser.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
+    parser.add_argument(
+        "--served", metavar="H:P", help="hold what a running server answers against the checkpoint (-m), build nothing"
+    )
     parser.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -56,11 +62,15 @@ def run(args: argparse.Namespace) -> int:
     if args.rollback:
         print(f"{args.rollback}: version {rollback_repository(args.rollback)} is the one before the newest, again")
         return 0
-    if not args.model or not (args.output or args.plan):
-        raise BuildError("-m CHECKPOINT and -o REPOSITORY say what to build; --plan needs -m alone, --check neither")
+    if not args.model or not (args.output or args.plan or args.served):
+        raise BuildError(
+            "-m CHECKPOINT and -o REPOSITORY say what to build; --plan and --served need -m alone, --check neither"
+        )
     if args.plan:
         return _plan(args)
     checkpoint, model = open_model(args.model, key=key_from_args(args))
+    if args.served:
+        return _served(args, checkpoint, model)
     target = target_from_name(args.target)
     common: dict[str, Any] = {
         "checkpoint": checkpoint,
@@ -83,6 +93,14 @@ def _plan(args: argparse.Namespace) -> int:
     target = target_from_name(args.target)
     plan = plan_from(checkpoint, target, model=args.model, output=args.output or "REPOSITORY")
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
+    return 0
+
+
+def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:
+    reference = partial(run_torch, model.eval())
+    comparison = Comparison(checkpoint, examples_to_check(args.data), reference, quiet=args.quiet)
+    stages = [comparison.reference, comparison.of_server("served", args.served)]
+    print(json.dumps([asdict(stage) for stage in stages], indent=2) if args.json else table_from_stages(stages))
     return 0
 
 
