@@ -20,7 +20,7 @@ def minilm(root):
 @pytest.fixture(scope="module")
 def comparison(root, minilm):
     checkpoint, model = minilm
-    return Comparison(checkpoint, read_squad(root / "data" / "heldout200.json")[:60], partial(run_torch, model))
+    return Comparison(checkpoint, read_squad(root / "data" / "heldout200.json")[:24], partial(run_torch, model))
 
 
 def noisy(minilm, size):
@@ -36,7 +36,7 @@ def noisy(minilm, size):
 
 
 def test_the_network_itself_differs_in_nothing(comparison, minilm):
-    stage = comparison.of("again", partial(run_torch, minilm[1]), limits=FLOAT32, rows_per_batch=1)
+    stage = comparison.of("again", partial(run_torch, minilm[1]), limits=FLOAT32, rows_per_batch=3)
     assert stage.parity.answers_changed == stage.parity.spans_changed == 0
     assert stage.parity.max_difference < 1e-4
     assert (stage.exact, stage.f1, stage.forced_f1) == pytest.approx(
@@ -47,7 +47,7 @@ def test_the_network_itself_differs_in_nothing(comparison, minilm):
 
 def test_a_worse_network_is_measured_with_an_interval_around_its_loss(comparison, minilm):
     stage = comparison.of("noisy", noisy(minilm, 3.0))
-    assert stage.parity.answers_changed > 10
+    assert stage.parity.answers_changed > 4
     assert stage.f1 < comparison.reference.f1
     low, high = stage.f1_difference_95
     assert low <= stage.f1 - comparison.reference.f1 <= high
@@ -59,7 +59,7 @@ def test_a_worse_network_is_measured_with_an_interval_around_its_loss(comparison
     ("limits", "problem"),
     [
         (Limits(max_difference=0.5), "logits differ by up to 3, at most 0.5 are allowed"),
-        (Limits(max_difference=9, answers_changed=0.05), "answers changed, at most 3 are allowed"),
+        (Limits(max_difference=9, answers_changed=0.05), "answers changed, at most 1 are allowed"),
         (Limits(max_difference=9, answers_changed=1.0, f1_loss=0.5), "points, at most 0.5 are allowed"),
     ],
 )
@@ -84,4 +84,4 @@ def test_the_table_has_a_line_for_each_stage(comparison, minilm):
     stages = [comparison.reference, comparison.of("noisy", noisy(minilm, 0.5))]
     lines = table_from_stages(stages).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["", "torch float32", "noisy"]
-    assert "of 60" in lines[2]
+    assert "of 24" in lines[2]

@@ -13,7 +13,7 @@ from spanqa.cli import main
 from spanqa_training.checkpoint import load_checkpoint
 
 SPEC = """\
-trainer: {max_epochs: 2, seed: 1, precision: 32, save_top_k: 0, save_every_s: 0}
+trainer: {max_epochs: 1, seed: 1, precision: 32, save_top_k: 0, save_every_s: 0}
 model: {dataset: {max_seq_length: 256, doc_stride: 128}}
 training_ds: {file: '???', batch_size: 5}
 validation_ds: {file: '???'}
