@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from functools import cache
@@ -200,6 +201,23 @@ def test_the_wheel_holds_every_package():
     assert sorted(listed) == sorted(named(folder) for folder in PACKAGES.values())
     for folder in PACKAGES.values():
         assert (folder / "__init__.py").is_file()
+
+
+def test_the_wheel_holds_the_files_that_an_installed_package_looks_for():
+    from spanqa_build import questions, repository
+    from spanqa_training.commands import download_specs
+
+    def installed(path):
+        """Where the wheel puts a file of the source tree: packages lie at its top."""
+        return str(path.relative_to(next(folder.parent for folder in PACKAGES.values() if folder in path.parents)))
+
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.split("[tool.hatch.build.targets.wheel.force-include]\n")[1].split("\n\n")[0]
+    included = dict(re.findall(r'^"(.+)" = "(.+)"$', section, re.MULTILINE))
+    assert all((ROOT / source).exists() for source in included)
+    templates = [repository._PACKAGED_TEMPLATES / f"{path.parents[1].name}.py" for path in MODELS]
+    looked_for = [questions._PACKAGED, download_specs._PACKAGED, *templates]
+    assert sorted(included.values()) == sorted(installed(path) for path in looked_for)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

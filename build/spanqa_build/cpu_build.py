@@ -13,17 +13,17 @@ from typing import Any
 import onnxruntime
 
 from spanqa.manifest import Manifest
-from spanqa.squad import Example, read_squad
+from spanqa.squad import Example
 from spanqa_build.comparison import FLOAT32, INT8, Comparison, Limits, Stage, table_from_stages
 from spanqa_build.cpu import CpuNetworks, cpu_networks_from_model
 from spanqa_build.cpu_speed import sampled_batches, windows_per_s
-from spanqa_build.errors import BuildError, ParityError
+from spanqa_build.errors import ParityError
 from spanqa_build.parity import Parity, compare, run_onnx, run_torch, session_from_onnx
+from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import Network, manifest_from_checkpoint, write_repository
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "data" / "heldout200.json"
 MAX_LOGIT_DIFFERENCE = FLOAT32.max_difference
 PARITY_QUESTIONS = 200
 PRECISIONS = ("auto", "float32", "int8")
@@ -57,7 +57,7 @@ class CpuBuild:
         Raises:
             BuildError: A check failed, or the repository cannot be written.
         """
-        examples = examples_to_check(self.data)
+        examples = questions_to_check(self.data)
         with tempfile.TemporaryDirectory() as scratch:
             self._say("exporting")
             networks = cpu_networks_from_model(self.model, scratch)
@@ -106,17 +106,6 @@ class CpuBuild:
                     raise
                 print(f"{error}: float32 is taken", file=sys.stderr)
         return stages
-
-
-def examples_to_check(data: Path) -> list[Example]:
-    """Read the questions that a network is checked on.
-
-    Raises:
-        BuildError: There are none.
-    """
-    if not data.is_file():
-        raise BuildError(f"{data}: no questions to check the network on: give a SQuAD file with --data")
-    return read_squad(data)
 
 
 def checked_parity(

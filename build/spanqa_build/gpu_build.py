@@ -19,7 +19,6 @@ from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_build.comparison import FLOAT16, FLOAT16_ROUNDED, Comparison, Stage, table_from_stages
 from spanqa_build.configs import ONNXRUNTIME, TENSORRT
-from spanqa_build.cpu_build import DEFAULT_DATA, examples_to_check
 from spanqa_build.cpu_speed import sampled_batches
 from spanqa_build.engine import EngineFacts, build_engine
 from spanqa_build.engine_run import network_from_engines
@@ -30,6 +29,7 @@ from spanqa_build.onnx_gpu import cuda_network, fused_float16_from_model
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.plan import plan_from
 from spanqa_build.precision import rounded_twin
+from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, write_repository
 from spanqa_build.targets import Target
 from spanqa_build.warmup import warmup_from_examples
@@ -75,7 +75,7 @@ class GpuBuild:
         plan = plan_from(self.checkpoint, self.target)
         if self.engine == "tensorrt":
             check_gpu(self.target, gpu, tensorrt_version(), needed_bytes=plan.build_bytes)
-        examples = examples_to_check(self.data)
+        examples = questions_to_check(self.data)
         self._say("asking torch")
         comparison = Comparison(self.checkpoint, examples, partial(run_torch, self.model.eval()), quiet=self.quiet)
         with tempfile.TemporaryDirectory() as scratch:

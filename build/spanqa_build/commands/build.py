@@ -12,11 +12,12 @@ from typing import Any
 
 from spanqa_build.check import check_repository
 from spanqa_build.comparison import Comparison, Stage, table_from_stages
-from spanqa_build.cpu_build import DEFAULT_DATA, PRECISIONS, CpuBuild, examples_to_check
+from spanqa_build.cpu_build import PRECISIONS, CpuBuild
 from spanqa_build.errors import BuildError
 from spanqa_build.gpu_build import ENGINES, GpuBuild
 from spanqa_build.parity import Parity, run_torch
 from spanqa_build.plan import plan_from, table_from_plan
+from spanqa_build.questions import add_data_option, questions_to_check
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, all_targets, target_from_name
 from spanqa_training.arguments import add_key_option, key_from_args
@@ -39,12 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto serves the fastest that passes"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=DEFAULT_DATA,
-        help="SQuAD file to check the networks on (default: 200 bundled questions)",
-    )
+    add_data_option(parser)
     parser.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
     parser.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
     parser.add_argument(
@@ -98,7 +94,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:
     reference = partial(run_torch, model.eval())
-    comparison = Comparison(checkpoint, examples_to_check(args.data), reference, quiet=args.quiet)
+    comparison = Comparison(checkpoint, questions_to_check(args.data), reference, quiet=args.quiet)
     stages = [comparison.reference, comparison.of_server("served", args.served)]
     print(json.dumps([asdict(stage) for stage in stages], indent=2) if args.json else table_from_stages(stages))
     return 0

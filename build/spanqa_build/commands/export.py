@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spanqa_build.commands.build import table
-from spanqa_build.cpu_build import DEFAULT_DATA, PARITY_QUESTIONS, CpuBuild, checked_parity, examples_to_check
+from spanqa_build.cpu_build import PARITY_QUESTIONS, CpuBuild, checked_parity
 from spanqa_build.onnx_export import onnx_from_model
+from spanqa_build.questions import add_data_option, questions_to_check
 from spanqa_training.arguments import ANSWERING_KEYS, Request, add_overrides, add_spec_options, note, request_from_args
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.decoding import decode_settings, threshold_from_spec
@@ -27,12 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_spec_options(parser)
     parser.add_argument("-o", "--output", type=Path, help="what to write (default: the spec's export_to below -r)")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=DEFAULT_DATA,
-        help="SQuAD file to check the network on (default: 200 bundled questions)",
-    )
+    add_data_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_overrides(parser)
 
@@ -69,7 +65,7 @@ def target_name(export_format: str, export_to: str | None) -> str:
 def _write_onnx(
     args: argparse.Namespace, request: Request, _name: str, checkpoint: Checkpoint, model: SpanModel, target: Path
 ) -> None:
-    examples = examples_to_check(args.data)[:PARITY_QUESTIONS]
+    examples = questions_to_check(args.data)[:PARITY_QUESTIONS]
     with tempfile.TemporaryDirectory() as scratch:
         # Private to the user, and gone at the end: an ONNX file must exist in plain to be made.
         network = Path(scratch) / "network.onnx"
