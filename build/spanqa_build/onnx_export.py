@@ -101,15 +101,14 @@ def save_network(network: onnx.ModelProto, path: str | Path) -> None:
         ExportError: It cannot be written.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(network, beside)
-        os.replace(beside, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            beside = Path(scratch) / path.name
+            onnx.save(network, beside)
+            os.replace(beside, path)
     except (OSError, ValueError) as error:  # ValueError: protobuf's limit of 2 GB
         raise ExportError(f"{path}: the network cannot be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _n_open_dims(value: onnx.ValueInfoProto) -> int:

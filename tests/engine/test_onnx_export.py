@@ -130,6 +130,12 @@ def test_a_graph_that_breaks_the_contract_is_refused(network, change, message):
         check_network(network)
 
 
+def test_a_file_where_the_folder_should_be_is_one_sentence(network, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ExportError, match=r"file.*: the network cannot be written"):
+        save_network(network, tmp_path / "file" / "network.onnx")
+
+
 def test_a_network_is_written_whole_or_not_at_all(network, tmp_path):
     (tmp_path / "occupied").mkdir()
     with pytest.raises(ExportError, match="occupied: the network cannot be written"):
