@@ -48,8 +48,9 @@ def roll_over(
         control.unload(contract.ENSEMBLE)
         _wait_until_gone(control, contract.ENSEMBLE, timeout_s)
         control.load(contract.ENSEMBLE)
+    # Triton loads nothing where files and configuration are as at its last load: so the version is named here too.
     for name in workers:
-        control.load(name)
+        control.load(name, config_json=_config_json(repository / name, {changed[name]}))
     for name in before.keys() - {model.name for model in new}:
         control.unload(name)
 

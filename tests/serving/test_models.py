@@ -158,7 +158,7 @@ def test_an_encoder_that_is_away_is_unavailable_for_those_with_windows_in_its_ca
     pb_utils.encoder.faults = {tower: "Stub process 'encoder_0_0' is not healthy."}
     full = request_of(("who?", "tower " * 43))  # three full windows: a call of their own
     before, away, after = ask(request_of(("who?", SHORT)), full, request_of(("who?", CITY)))
-    assert pb_utils.encoder.calls[0] == (3, 32)
+    assert (3, 32) in pb_utils.encoder.calls
     assert_error(away, pb_utils, "UNAVAILABLE", r"^the encoder is away for a moment .*not healthy.*: ask again$")
     assert not before.has_error()
     assert not after.has_error()
