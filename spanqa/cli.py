@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import platform
@@ -16,6 +17,8 @@ from spanqa.errors import SpanqaError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, a quota, a limit of file sizes: where it strikes is chance, even in a library's temporary file."""
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-inf", re.IGNORECASE)
 
 
@@ -142,6 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"spanqa: error: {where}{error.strerror}: make room there, or in TMPDIR, and try again", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 if __name__ == "__main__":

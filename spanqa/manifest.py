@@ -22,6 +22,8 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 knew neither buckets nor artefacts, and had no seal."""
 SEAL = "sha256"
+MIN_CONTEXT_BYTES = 1000
+"""The lowest limit: a paragraph. What is asked to see whether a server answers is far shorter."""
 UNSEALED = frozenset({SEAL, "max_context_bytes"})
 """What the seal leaves out: itself, and the one limit that is the server's, for people to change."""
 
@@ -109,6 +111,11 @@ class Manifest:
             raise SettingsError(
                 f"the longest bucket takes {longest} tokens and windows have up to {self.windows.max_seq_length}: "
                 "add a bucket of that length"
+            )
+        limit = self.max_context_bytes
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < MIN_CONTEXT_BYTES:
+            raise SettingsError(
+                f"max_context_bytes is {limit!r}: give a whole number of bytes, {MIN_CONTEXT_BYTES} or more"
             )
 
     @property

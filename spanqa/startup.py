@@ -19,8 +19,8 @@ BLOCK_BYTES = 1 << 20
 
 def versions_in(model: Path) -> list[int]:
     """Give the version folders of a model, oldest first, as Triton counts them."""
-    folders = model.iterdir() if model.is_dir() else ()
-    return sorted(int(path.name) for path in folders if path.name.isdigit() and path.is_dir())
+    folders = [path for path in model.iterdir() if path.is_dir()] if model.is_dir() else []
+    return sorted(int(path.name) for path in folders if path.name.isascii() and path.name.isdigit())
 
 
 def artefact_path(repository: Path, name: str, version: int) -> Path:

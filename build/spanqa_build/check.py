@@ -40,8 +40,9 @@ def check_repository(folder: str | Path) -> Checked:
     lines: list[str] = []
     try:
         for version in versions:
-            manifest = _checked_version(folder, version)
+            manifest = checked_version(folder, version)
             lines += _lines(manifest, version, is_newest=version == versions[-1])
+        _check_newest(folder, manifest, versions[-1])
         lines.append(_machine_line(manifest))
     except RepositoryError:
         raise
@@ -50,13 +51,28 @@ def check_repository(folder: str | Path) -> Checked:
     return Checked(versions=tuple(versions), manifest=manifest, lines=tuple(lines))
 
 
-def _checked_version(folder: Path, version: int) -> Manifest:
+def checked_version(folder: Path, version: int) -> Manifest:
+    """Read every file of one version and hold it against its manifest.
+
+    Raises:
+        SpanqaError: The first thing that is wrong.
+    """
     manifest, _ = load_served_tokenizer(folder / contract.QUESTION_ANSWERING / str(version))
     for model in manifest.models:
         if not (folder / model / str(version)).is_dir():
             raise RepositoryError(f"{folder / model / str(version)}: missing: build the repository again")
     check_files(folder, version, manifest, whole=manifest.artefacts)
     return manifest
+
+
+def _check_newest(folder: Path, manifest: Manifest, newest: int) -> None:
+    """Check that each model's newest version, which is what Triton loads, is of the newest build."""
+    for model in manifest.models:
+        found = versions_in(folder / model)[-1]
+        if found != newest:
+            raise RepositoryError(
+                f"{folder / model / str(found)}: is of no build, whose newest version is {newest}: delete that folder"
+            )
 
 
 def _lines(manifest: Manifest, version: int, *, is_newest: bool) -> list[str]:

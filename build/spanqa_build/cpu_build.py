@@ -20,7 +20,7 @@ from spanqa_build.cpu_speed import sampled_batches, windows_per_s
 from spanqa_build.errors import ParityError
 from spanqa_build.parity import Parity, compare, run_onnx, run_torch, session_from_onnx
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
-from spanqa_build.repository import Network, manifest_from_checkpoint, write_repository
+from spanqa_build.repository import Network, check_output, manifest_from_checkpoint, write_repository
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
@@ -57,6 +57,7 @@ class CpuBuild:
         Raises:
             BuildError: A check failed, or the repository cannot be written.
         """
+        check_output(output)
         examples = questions_to_check(self.data)
         with tempfile.TemporaryDirectory() as scratch:
             self._say("exporting")

@@ -18,6 +18,7 @@ from spanqa.spans import DecodeSettings
 from spanqa.startup import sha256_of, versions_in
 from spanqa.tokenization import TOKENIZER_FILE
 from spanqa.windows import Batch
+from spanqa_build.check import checked_version
 from spanqa_build.configs import ONNXRUNTIME, TENSORRT
 from spanqa_build.errors import RepositoryError
 from spanqa_build.versions import add_version
@@ -118,11 +119,8 @@ def write_repository(
     Raises:
         RepositoryError: If the target is something else or cannot be written.
     """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not (folder / contract.QUESTION_ANSWERING).is_dir())
-    ):
-        raise RepositoryError(f"{folder}: holds something else than a model repository: give a new or an empty folder")
+    folder = check_output(folder)
+    manifest = replace(manifest, max_context_bytes=_kept_limit(folder, manifest))
     files: dict[str, Path | bytes] = {
         f"{contract.QUESTION_ANSWERING}/{TOKENIZER_FILE}": checkpoint.tokenizer_json.encode()
     }
@@ -139,6 +137,48 @@ def write_repository(
     return add_version(folder, manifest, files, warmup)
 
 
+def check_output(folder: str | Path) -> Path:
+    """Check that a repository may be written to a folder: before the work, and before the writing.
+
+    Returns:
+        The folder, absolute; where it is a link, what that names, as Triton reads it.
+
+    Raises:
+        RepositoryError: It holds something else, or cannot be written to.
+    """
+    folder = Path(folder).resolve()
+    try:
+        if folder.exists() and not _is_ours(folder):
+            raise RepositoryError(
+                f"{folder}: holds something else than a model repository: give a new or an empty folder"
+            )
+        parent = next(parent for parent in folder.parents if parent.exists())
+    except OSError as error:
+        raise RepositoryError(f"{folder}: cannot be read: {error.strerror}: give another folder") from error
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RepositoryError(f"{folder}: cannot be written: {parent} is no folder that you may write to")
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty, or a build's: a folder that is only called like a model of ours may be anything."""
+    entry = folder / contract.QUESTION_ANSWERING
+    return folder.is_dir() and (
+        not any(folder.iterdir())
+        or any((entry / str(version) / MANIFEST_FILE).is_file() for version in versions_in(entry))
+    )
+
+
+def _kept_limit(folder: Path, manifest: Manifest) -> int:
+    """The longest context, as people set it in the newest version: it is the server's, not the build's."""
+    versions = versions_in(folder / contract.QUESTION_ANSWERING)
+    try:
+        newest = load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-1]))
+    except (IndexError, SpanqaError):  # none, or damaged: a build mends that
+        return manifest.max_context_bytes
+    return newest.max_context_bytes
+
+
 def rollback_repository(folder: str | Path) -> int:
     """Make the version before the newest the newest again, as a version of its own: servers only ever go forward.
 
@@ -151,12 +191,14 @@ def rollback_repository(folder: str | Path) -> int:
     Raises:
         RepositoryError: If there is no version before, or the folder cannot be written.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(folder).resolve()
     versions = versions_in(folder / contract.QUESTION_ANSWERING)
     if len(versions) < 2:
         raise RepositoryError(f"{folder}: holds versions {versions}: going back needs two; build another first")
     try:
-        manifest = load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-2]))
+        manifest = checked_version(folder, versions[-2])  # else its damage would be sealed anew
+    except RepositoryError:
+        raise
     except SpanqaError as error:
         raise RepositoryError(str(error)) from error
     files: dict[str, Path | bytes] = {

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spanqa import contract
-from spanqa.folder_swap import replace_folder
+from spanqa.folder_swap import sole_writer, swap_folder
 from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, manifest_json
 from spanqa.startup import artefact_path, sha256_of, versions_in
 from spanqa_build.configs import config_texts
@@ -44,6 +44,16 @@ def add_version(
     Raises:
         RepositoryError: If the folder cannot be written; it is as it was.
     """
+    try:
+        with sole_writer(folder):
+            return _swap_version_in(folder, manifest, files, warmup, n_kept)
+    except OSError as error:
+        raise RepositoryError(f"{folder}: cannot be written: {error}: the old repository is as it was") from error
+
+
+def _swap_version_in(
+    folder: Path, manifest: Manifest, files: Mapping[str, Path | bytes], warmup: Mapping[str, bytes], n_kept: int
+) -> int:
     older = versions_in(folder / contract.QUESTION_ANSWERING)[-n_kept:]
     version = max(older, default=0) + 1
 
@@ -57,12 +67,11 @@ def add_version(
         seal_version(new, version, manifest)
         for kept in reversed(older):
             _keep_version(folder, new, kept)
+        for model in own:
+            _keep_others(folder / model, new / model)
 
     own = {path.name for path in folder.iterdir() if OUR_MODELS.fullmatch(path.name)} if folder.exists() else set()
-    try:
-        replace_folder(folder, write, own_files=own)
-    except OSError as error:
-        raise RepositoryError(f"{folder}: cannot be written: {error}: the old repository is as it was") from error
+    swap_folder(folder, write, own_files=own)
     return version
 
 
@@ -116,6 +125,18 @@ def _keep_version(old: Path, new: Path, version: int) -> None:
         if is_gone:  # else the configuration is the new version's
             for path in (model / CONFIG_FILE, *(model / WARMUP_FOLDER).glob("*")):
                 _put(new / path.relative_to(old), path.read_bytes())
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copy what no build wrote: a note, somebody's data."""
+    for path in old.iterdir():
+        if path.name in (CONFIG_FILE, WARMUP_FOLDER) or path.name.isdigit():
+            continue
+        new.mkdir(exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _put(path: Path, content: bytes) -> None:

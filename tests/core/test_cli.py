@@ -1,5 +1,7 @@
 """The command loads a subcommand only when it is called, and says in one sentence what is wrong."""
 
+import errno
+import os
 import platform
 import subprocess
 import sys
@@ -207,3 +209,14 @@ def test_a_mistyped_option_is_an_error_and_no_override(command, capsys):
         cli.main(["fake", "a=1", "--reslts", "x"])
     assert caught.value.code == 2
     assert "unrecognized arguments: --reslts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_one_sentence_wherever_it_strikes(monkeypatch, capsys, code):
+    def full(*_args):
+        raise OSError(code, os.strerror(code), "network.onnx")
+
+    monkeypatch.setattr("spanqa.cli._run", full)
+    assert cli.main(["score", "a.json", "b.json"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"spanqa: error: network.onnx: {os.strerror(code)}: make room there, or in TMPDIR, and try again\n"

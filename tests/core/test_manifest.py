@@ -100,9 +100,9 @@ def test_a_manifest_without_its_seal_is_damaged(tmp_path):
 
 
 def test_the_servers_own_limit_may_be_edited(tmp_path):
-    document = json.loads(manifest_json(MANIFEST)) | {"max_context_bytes": 77}
+    document = json.loads(manifest_json(MANIFEST)) | {"max_context_bytes": 7700}
     write(tmp_path, document)
-    assert load_manifest(tmp_path).max_context_bytes == 77
+    assert load_manifest(tmp_path).max_context_bytes == 7700
 
 
 def test_the_longest_bucket_must_hold_the_longest_window():
@@ -186,3 +186,11 @@ def test_a_served_tokenizer_must_be_the_one_of_the_manifest(tmp_path, tokenizer)
     (tmp_path / "tokenizer.json").write_text(tokenizer.serialized + "\n", encoding="utf-8")
     with pytest.raises(SpanqaError, match=r"tokenizer\.json: not the tokenizer that the model was built with"):
         load_served_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("limit", ["2000000", None, [], True, -1, 999, 1e400, 2e6])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(tmp_path, limit):
+    document = json.loads(manifest_json(MANIFEST)) | {"max_context_bytes": limit}
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(SettingsError, match=r"manifest\.json: max_context_bytes is .*: give a whole number of bytes"):
+        load_manifest(tmp_path)

@@ -14,7 +14,7 @@ from spanqa.windows import WindowSettings, cut_windows
 from spanqa.wire import Options, decode_question, read_questions, response_tensors
 
 MANIFEST = Manifest(
-    tokenizer_sha256="0", decode=DecodeSettings(no_answer_threshold=-1.5), max_context_bytes=40
+    tokenizer_sha256="0", decode=DecodeSettings(no_answer_threshold=-1.5), max_context_bytes=1000
 )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ def test_each_row_has_its_own_text_and_options():
         ({"contexts": [b""]}, "CONTEXT is empty: send some text"),
         ({"contexts": [b"ab\xff"]}, "CONTEXT is not valid UTF-8 (byte 2 is 0xff): encode text as UTF-8"),
         ({"questions": [b"\xed\xa0\x80"]}, "QUESTION is not valid UTF-8 (byte 0 is 0xed)"),
-        ({"contexts": [b"x" * 41]}, "CONTEXT has 41 bytes, at most 40 are allowed"),
-        ({"questions": [b"x" * 5000]}, "QUESTION has 5,000 bytes, at most 40 are allowed"),
+        ({"contexts": [b"x" * 1001]}, "CONTEXT has 1,001 bytes, at most 1,000 are allowed"),
+        ({"questions": [b"x" * 5000]}, "QUESTION has 5,000 bytes, at most 1,000 are allowed"),
         ({"TOP_N": [0]}, "TOP_N must be from 1 to 64, got 0"),
         ({"TOP_N": [65]}, "TOP_N must be from 1 to 64, got 65"),
         ({"TOP_N": [-(2**31)]}, "TOP_N must be from 1 to 64, got -2147483648"),
@@ -81,7 +81,7 @@ def test_in_a_request_of_several_rows_the_bad_one_is_named():
 
 
 def test_a_context_of_exactly_the_limit_is_taken():
-    assert len(read_questions(tensors(contexts=[b"x" * 40]), MANIFEST)[0].context) == 40
+    assert len(read_questions(tensors(contexts=[b"x" * 1000]), MANIFEST)[0].context) == 1000
 
 
 @pytest.mark.parametrize("name", ["QUESTION", "CONTEXT"])

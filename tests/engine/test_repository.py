@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -91,6 +92,15 @@ def test_a_folder_of_something_else_is_left_alone(tiny_model_folder, thirty_ques
     assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 2
     assert "holds something else than a model repository" in capsys.readouterr().err
     assert (folder / "chapter1.txt").read_text() == "years of work"
+
+
+def test_folders_that_are_only_called_like_ours_are_left_alone(tiny_model_folder, thirty_questions, tmp_path, capsys):
+    data = tmp_path / "project" / contract.QUESTION_ANSWERING / "train.json"
+    data.parent.mkdir(parents=True)
+    data.write_text("months of work")
+    assert main(command(tiny_model_folder, tmp_path / "project", thirty_questions)) == 2
+    assert "project: holds something else than a model repository" in capsys.readouterr().err
+    assert data.read_text() == "months of work"
 
 
 def test_a_full_disk_leaves_the_old_repository(monkeypatch, built, tiny_model_folder, thirty_questions, capsys):
@@ -363,3 +373,66 @@ versions.add_version(folder, manifest, files, {})
     write_gpu(gpu_repository)
     assert os.listdir(gpu_repository.parent) == ["repo"]
     assert check_repository(gpu_repository).versions == (1, 2)
+
+
+def test_what_no_build_wrote_in_a_models_folder_is_kept(gpu_repository, write_gpu):
+    (gpu_repository / "encoder_128" / "notes.txt").write_text("why 128")
+    (gpu_repository / contract.QUESTION_ANSWERING / "runbook").mkdir()
+    (gpu_repository / contract.QUESTION_ANSWERING / "runbook" / "night.md").write_text("call")
+    write_gpu(gpu_repository)
+    assert (gpu_repository / "encoder_128" / "notes.txt").read_text() == "why 128"
+    assert (gpu_repository / contract.QUESTION_ANSWERING / "runbook" / "night.md").read_text() == "call"
+
+
+def test_going_back_to_an_altered_version_is_refused(gpu_repository, write_gpu):
+    write_gpu(gpu_repository)
+    plan = gpu_repository / "encoder_128" / "1" / "model.plan"
+    before = contents(gpu_repository)
+    content = plan.read_bytes()
+    os.unlink(plan)  # both versions may name one file
+    plan.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RepositoryError, match=r"encoder_128/1/model\.plan: was altered"):
+        rollback_repository(gpu_repository)
+    assert contents(gpu_repository).keys() == before.keys()
+
+
+def test_a_repository_given_by_a_link_is_built_where_it_leads(gpu_repository, write_gpu, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(gpu_repository)
+    write_gpu(link)
+    write_gpu(link)
+    assert link.is_symlink()
+    assert check_repository(gpu_repository).versions == (2, 3)
+
+
+def test_builds_at_the_same_time_take_turns(gpu_repository, write_gpu):
+    threads = [threading.Thread(target=write_gpu, args=(gpu_repository,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert check_repository(gpu_repository).versions == (4, 5)
+    assert os.listdir(gpu_repository.parent) == ["repo"]
+
+
+def test_a_version_of_no_build_is_found(gpu_repository):
+    (gpu_repository / "encoder_128" / "9").mkdir()
+    with pytest.raises(RepositoryError, match="encoder_128/9: is of no build, whose newest version is 1"):
+        check_repository(gpu_repository)
+
+
+def test_the_longest_context_that_people_set_survives_a_build(gpu_repository, write_gpu):
+    path = gpu_repository / contract.QUESTION_ANSWERING / "1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_context_bytes": 50_000}))
+    write_gpu(gpu_repository)
+    assert check_repository(gpu_repository).manifest.max_context_bytes == 50_000
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    tiny_model_folder, thirty_questions, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    assert main(command(tiny_model_folder, tmp_path / "repository", thirty_questions)) == 2
+    said = capsys.readouterr().err
+    assert "repository: cannot be written" in said
+    assert "exporting" not in said

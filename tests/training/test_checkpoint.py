@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from spanqa import folder_swap
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training import archive, sealed, storage
@@ -345,7 +346,8 @@ def test_saving_holds_one_tensor_in_memory_and_not_the_file(checkpoint, tmp_path
 
 @pytest.mark.parametrize("fatal_rename", [1, 2])
 def test_a_save_interrupted_in_the_swap_leaves_the_old_or_the_new(checkpoint, model, saved, monkeypatch, fatal_rename):
-    """The first rename sets the old folder aside, the second moves the new one in."""
+    """Where names cannot change places, the first rename sets the old folder aside, the second moves the new one in."""
+    monkeypatch.setattr(folder_swap, "_exchange", lambda *_: False)
     real_rename, n_renames = Path.rename, 0
 
     def rename(self, target):
