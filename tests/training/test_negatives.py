@@ -1,7 +1,11 @@
 """Made unanswerable questions are unanswerable, reproducible and labelled with where they come from."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from spanqa.cli import main
 from spanqa.errors import DataError
 from spanqa.squad import read_squad
 from spanqa_training.commands.negatives import write_squad
@@ -51,3 +55,33 @@ def test_what_is_written_reads_back(real_questions, tmp_path):
 def test_questions_that_cannot_be_turned_are_refused(real_questions):
     with pytest.raises(DataError, match="no unanswerable question can be made from 0 answerable ones"):
         make_negatives([e for e in real_questions if not e.answers], count=1, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-o", "data.json"], "data.json: is the dataset itself, which would be lost"),
+        (["-o", "out.json", "--count", "0"], "--count 0: give how many questions to make, 1 or more"),
+    ],
+)
+def test_the_command_writes_over_no_dataset_and_makes_some(
+    tmp_path, monkeypatch, real_questions, capsys, more, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_squad(real_questions[:40], tmp_path / "data.json")
+    before = (tmp_path / "data.json").read_bytes()
+    assert main(["negatives", "data.json", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "data.json").read_bytes() == before
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_fewer_questions_than_asked_for_are_told(tmp_path, real_questions, capsys):
+    write_squad(real_questions[:40], tmp_path / "data.json")
+    assert main(["negatives", str(tmp_path / "data.json"), "-o", str(tmp_path / "out.json"), "--count", "5000"]) == 0
+    assert " of the 5,000 asked for, as the dataset yields no more " in capsys.readouterr().out
+
+
+def test_the_recipe_hands_on_what_training_writes():
+    recipe = (Path(__file__).parents[2] / "training" / "recipes" / "minilm.sh").read_text(encoding="utf-8")
+    assert re.findall(r"checkpoints/(\S+?)\"", recipe) == ["trained-model.tlt"] * 2

@@ -19,7 +19,7 @@ python "$here/recipes/minilm_data.py" --squad "$data/articles19.json" --qamr "$d
 spanqa import "$base/model" -o "$results/base"
 spanqa train -e "$here/specs/minilm_sentences.yaml" -m "$results/base" -r "$results/sentences" \
     "training_ds.file=[$results/data/sentences.json]"
-spanqa train -e "$here/specs/minilm_passages.yaml" -m "$results/sentences/checkpoints/trained-model" \
+spanqa train -e "$here/specs/minilm_passages.yaml" -m "$results/sentences/checkpoints/trained-model.tlt" \
     -r "$results/passages" "training_ds.file=[$results/data/passages.json]" \
     "validation_ds.file=[$results/data/held_back.json]"
-echo "$results/passages/checkpoints/trained-model"
+echo "$results/passages/checkpoints/trained-model.tlt"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spanqa.errors import DataError
 from spanqa.files import write_atomically
 from spanqa.squad import Example, read_squad
 from spanqa_training.negatives import make_negatives
@@ -22,11 +23,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the questions and write them."""
+    """Make the questions and write them.
+
+    Raises:
+        DataError: If the count is none, the output is the input, or no question can be made.
+    """
+    if args.count < 1:
+        raise DataError(f"--count {args.count}: give how many questions to make, 1 or more")
+    if Path(args.output).resolve() == Path(args.dataset).resolve():
+        raise DataError(f"{args.output}: is the dataset itself, which would be lost: give another file with -o")
     made = make_negatives(read_squad(args.dataset), count=args.count, seed=args.seed)
     write_squad(made, Path(args.output))
     n_moved = sum(example.id.startswith("moved-") for example in made)
-    print(f"{args.output}: {len(made):,} unanswerable questions ({n_moved:,} moved, {len(made) - n_moved:,} edited)")
+    asked = "" if len(made) == args.count else f" of the {args.count:,} asked for, as the dataset yields no more"
+    kinds = f"{n_moved:,} moved, {len(made) - n_moved:,} edited"
+    print(f"{args.output}: {len(made):,} unanswerable questions{asked} ({kinds})")
     return 0
 
 
