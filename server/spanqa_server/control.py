@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ CANARY_QUESTION = "Where does the ferry leave from?"
 CANARY_CONTEXT = "The ferry to the island leaves from the old harbour every morning."
 CALL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 60.0
+POLL_S = 0.05
 BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
 CHANNEL_OPTIONS = [
@@ -68,11 +70,14 @@ class Control:
     Args:
         url: Host and port of the gRPC endpoint.
         headers: What Triton asks of whoever administers it.
+        stopping: Set when the server is to stop: no load is waited for any longer.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], stopping: threading.Event) -> None:
         self._client = grpc_client.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
         self._headers = dict(headers)
+        self._stopping = stopping
+        self._load = threading.Thread()
 
     def __enter__(self) -> Control:
         return self
@@ -124,6 +129,20 @@ class Control:
             raise ServerLostError(f"Triton does not say how its models are: {error}") from error
         return {(model.name, int(model.version or 0)): model.state for model in index.models}
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a load is still under way, which then was given up."""
+        return self._load.is_alive()
+
+    def check_goes_on(self) -> None:
+        """Do nothing, unless the server is to stop.
+
+        Raises:
+            ServerLostError: If it is.
+        """
+        if self._stopping.is_set():
+            raise ServerLostError("the server is asked to stop")
+
     def unload(self, model: str) -> None:
         """Let a model answer what it has accepted and accept nothing more; returns at once.
 
@@ -160,11 +179,23 @@ class Control:
             config_json: A configuration instead of that on disk.
 
         Raises:
-            ServerLostError: If Triton cannot, or does not answer.
+            ServerLostError: If Triton cannot, or does not answer, or the server is to stop.
         """
-        try:
-            self._client.load_model(model, headers=self._headers, config=config_json, client_timeout=LOAD_TIMEOUT_S)
-        except InferenceServerException as error:
+        failures: list[Exception] = []
+
+        def load() -> None:
+            try:
+                self._client.load_model(model, headers=self._headers, config=config_json, client_timeout=LOAD_TIMEOUT_S)
+            except Exception as error:  # whatever it is, whoever waits must hear of it
+                failures.append(error)
+
+        # Not in the supervisor's own thread: a model that hangs while it loads must not hold up a stop.
+        self._load = threading.Thread(target=load, name="spanqa-load", daemon=True)
+        self._load.start()
+        while self._load.is_alive():
+            self.check_goes_on()
+            self._load.join(POLL_S)
+        for error in failures:
             raise ServerLostError(
                 f"Triton does not load the model {model!r}: {' '.join(str(error).split())}"
             ) from error

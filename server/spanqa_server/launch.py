@@ -21,6 +21,7 @@ from spanqa_server.processes import stubs_of
 from spanqa_server.repository import ModelFolder
 from spanqa_server.settings import ServerSettings
 from spanqa_server.shared_memory import RegionPrefix
+from spanqa_server.view import View
 
 ADMINISTRATION = "model-repository,shared-memory,trace,logging"
 """Triton's interfaces that load code, map memory and write files: ours alone, whoever can reach the ports."""
@@ -81,6 +82,7 @@ class TritonProcess:
         settings: Where to listen, with every port chosen.
         triton: The installed Triton.
         models: The models to load.
+        view: What Triton reads of the repository.
         folder: An empty folder for the log and the links to the installed files.
         regions: The names of the shared memory.
     """
@@ -90,10 +92,12 @@ class TritonProcess:
         settings: ServerSettings,
         triton: Triton,
         models: Sequence[ModelFolder],
+        view: View,
         folder: Path,
         regions: RegionPrefix,
     ) -> None:
         self._settings = settings
+        self._view = view
         self._secret = secrets.token_hex(16)
         self._regions = regions
         self.log_path = folder / "triton.log"
@@ -116,7 +120,7 @@ class TritonProcess:
     def _arguments(self, models: Sequence[ModelFolder], backends: Path) -> list[str]:
         settings = self._settings
         options = {
-            "model-repository": settings.repository.resolve(),
+            "model-repository": self._view.folder,
             "backend-directory": backends,
             "backend-config": f"python,shm-region-prefix-name={self._regions.text}",
             "model-control-mode": "explicit",
@@ -150,7 +154,7 @@ class TritonProcess:
 
     def log(self) -> str:
         """Return what Triton has said."""
-        return self.log_path.read_text("utf-8", "replace")
+        return self._view.in_repository(self.log_path.read_text("utf-8", "replace"))
 
     def attend_log(self) -> None:
         """Copy new lines to stderr where that is wanted, and keep the log from filling the disk."""
@@ -160,7 +164,7 @@ class TritonProcess:
                 log.seek(self._n_copied)
                 text = log.read()
             self._n_copied += len(text)
-            print(text.decode("utf-8", "replace"), end="", file=sys.stderr, flush=True)
+            print(self._view.in_repository(text.decode("utf-8", "replace")), end="", file=sys.stderr, flush=True)
         if size > LOG_LIMIT_BYTES:
             os.truncate(self.log_path, 0)
             self._n_copied = 0

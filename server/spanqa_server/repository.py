@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spanqa import contract
-from spanqa.startup import versions_in
+from spanqa.errors import SettingsError
+from spanqa.manifest import MANIFEST_FILE, load_manifest
+from spanqa.startup import sha256_of, versions_in
 from spanqa_server.environment import check_packages
 from spanqa_server.errors import RepositoryError
 
 REPOSITORY_NAME = "model_repository"
+CONFIG_FILE = "config.pbtxt"
+CODE_FILE = "model.py"
 SOURCE_TREE = Path(__file__).resolve().parents[2]
 """The folder that holds this package's source tree, where the package is installed from one."""
 ENTRIES = (contract.ENSEMBLE, contract.QUESTION_ANSWERING)
@@ -28,6 +33,8 @@ class ModelFolder:
         version: Its newest version, which Triton serves.
         file_bytes: Size of everything in that version's folder.
         steps: The models that it names, where it is an ensemble.
+        config: Content of its configuration file, which is that version's: the next build replaces the file.
+        seal: What tells this version from another one of its number; empty where nothing does.
     """
 
     name: str
@@ -35,6 +42,8 @@ class ModelFolder:
     version: int
     file_bytes: int
     steps: tuple[str, ...]
+    config: bytes
+    seal: str
 
 
 def default_repository() -> Path:
@@ -53,6 +62,11 @@ def default_repository() -> Path:
     )
 
 
+def is_of_build(name: str) -> bool:
+    """Say whether a model is one of ours, all of which have the versions of the main entry."""
+    return name in contract.MODELS or name.startswith(f"{contract.ENCODER}_")
+
+
 def config_of(folder: Path) -> Any:
     """Read a model's configuration.
 
@@ -62,7 +76,7 @@ def config_of(folder: Path) -> Any:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
-    path = folder / "config.pbtxt"
+    path = folder / CONFIG_FILE
     try:
         config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
@@ -72,31 +86,36 @@ def config_of(folder: Path) -> Any:
     return config
 
 
-def _check_code(folder: Path) -> None:
-    codes = sorted(folder.glob("[0-9]*/model.py"))
-    if not codes:
-        raise RepositoryError(f"{folder} has no 1/model.py: its configuration asks for the Python backend")
-    for code in codes:
-        try:
-            compile(code.read_bytes(), str(code), "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise RepositoryError(f"the model {folder.name!r} is not valid Python: {code}{where}: {error}") from error
+def _check_code(code: Path) -> None:
+    if not code.is_file():
+        raise RepositoryError(
+            f"{code.parents[1]} has no {code.parent.name}/{CODE_FILE}, which its backend runs: build the repository "
+            "again"
+        )
+    try:
+        compile(code.read_bytes(), str(code), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        name = code.parents[1].name
+        raise RepositoryError(f"the model {name!r} is not valid Python: {code}{where}: {error}") from error
 
 
 def _model_of(folder: Path) -> ModelFolder:
     config = config_of(folder)
     steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
     is_python = config.backend == "python"
+    version = max(versions_in(folder), default=1)
+    content = folder / str(version)
     if is_python:
-        _check_code(folder)
+        _check_code(content / CODE_FILE)
     elif not steps:
         raise RepositoryError(
             f"the model {folder.name!r} asks for the backend {config.backend or config.platform!r}: the embedded "
             "Triton has the Python backend alone; serve this repository with a Triton image that has that backend"
         )
-    version = max(versions_in(folder), default=1)
-    sizes = (path.stat().st_size for path in (folder / str(version)).rglob("*") if path.is_file())
+    elif not content.is_dir():
+        raise RepositoryError(f"{folder} has no folder {version}, which Triton wants of an ensemble: make an empty one")
+    sizes = (path.stat().st_size for path in content.rglob("*") if path.is_file())
     n_processes = sum(max(1, group.count) for group in config.instance_group) or 1
     return ModelFolder(
         name=folder.name,
@@ -104,15 +123,53 @@ def _model_of(folder: Path) -> ModelFolder:
         version=version,
         file_bytes=sum(sizes),
         steps=steps,
+        config=(folder / CONFIG_FILE).read_bytes(),
+        seal=seal_of(folder, version),
     )
 
 
-def _is_left_over(folder: Path) -> bool:
-    """Say whether an encoder is only there for the build before the newest: that build alone has its bucket."""
-    if not folder.name.startswith(f"{contract.ENCODER}_"):
-        return False
-    newest = versions_in(folder.with_name(contract.QUESTION_ANSWERING))[-1:]
-    return bool(newest) and newest[0] not in versions_in(folder)
+def seal_of(folder: Path, version: int) -> str:
+    """Give what tells one build from another of the same number: the SHA-256 of its manifest; empty where it has none.
+
+    Raises:
+        OSError: If the manifest cannot be read.
+    """
+    manifest = folder / str(version) / MANIFEST_FILE
+    return sha256_of(manifest) if manifest.exists() else ""
+
+
+def served_version(models: Sequence[ModelFolder]) -> int:
+    """Give the version of the build: that of the main entry."""
+    return next(model.version for model in models if model.name == contract.QUESTION_ANSWERING)
+
+
+def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
+    folders = {path.parent.name: path.parent for path in sorted(repository.glob(f"*/{CONFIG_FILE}"))}
+    if contract.QUESTION_ANSWERING not in folders:
+        holds = f"it holds {', '.join(folders)}" if folders else "it holds no model"
+        raise RepositoryError(
+            f"{repository} has no model {contract.QUESTION_ANSWERING!r}, {holds}: name a repository that "
+            "`spanqa build` made"
+        )
+    entry = folders[contract.QUESTION_ANSWERING]
+    newest = max(versions_in(entry), default=1)
+    of_build: tuple[str, ...] = contract.MODELS
+    if (entry / str(newest) / MANIFEST_FILE).exists():
+        of_build = load_manifest(entry / str(newest)).models
+        absent = sorted(set(of_build) - folders.keys())
+        if absent:
+            raise RepositoryError(f"{entry} needs {', '.join(absent)}: not in {repository}: build the repository again")
+    for name, folder in list(folders.items()):
+        versions = versions_in(folder)
+        if name in of_build and versions and versions[-1] != newest:
+            raise RepositoryError(
+                f"the newest version of the model {name!r} is {versions[-1]}, that of {contract.QUESTION_ANSWERING!r} "
+                f"{newest}, and {repository} must have both of one build: build the repository again"
+            )
+        # An encoder that is only there for the build before the newest: that build alone has its bucket.
+        if name not in of_build and is_of_build(name) and newest not in versions:
+            del folders[name]
+    return tuple(map(_model_of, folders.values()))
 
 
 def models_of(repository: Path) -> tuple[ModelFolder, ...]:
@@ -130,20 +187,21 @@ def models_of(repository: Path) -> tuple[ModelFolder, ...]:
     """
     if not repository.is_dir():
         raise RepositoryError(f"there is no folder {repository}: name a model repository, or make one: `spanqa build`")
-    folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
-    folders = [folder for folder in folders if not _is_left_over(folder)]
-    names = {folder.name for folder in folders}
-    if contract.QUESTION_ANSWERING not in names:
-        holds = f"it holds {', '.join(sorted(names))}" if names else "it holds no model"
+    try:
+        models = _models_in(repository)
+        has_networks = any(repository.glob("*/*/*.onnx"))
+    except SettingsError as error:
+        raise RepositoryError(str(error)) from error
+    except (OSError, ValueError) as error:
         raise RepositoryError(
-            f"{repository} has no model {contract.QUESTION_ANSWERING!r}, {holds}: name a repository that "
-            "`spanqa build` made"
-        )
-    models = tuple(map(_model_of, folders))
+            f"{repository} cannot be read: {error}: try again if a build was just being put there, or else build it "
+            "again"
+        ) from error
+    names = {model.name for model in models}
     for model in models:
         absent = sorted(set(model.steps) - names)
         if absent:
             raise RepositoryError(f"the ensemble {model.name!r} in {repository} needs {', '.join(absent)}: not there")
-    if any(repository.glob("*/*/*.onnx")):
+    if has_networks:
         check_packages({"onnxruntime": "onnxruntime"})
     return models

@@ -14,17 +14,19 @@ from spanqa import contract
 from spanqa_server.control import Control
 from spanqa_server.drain import drain
 from spanqa_server.environment import Triton
-from spanqa_server.errors import ServerError, ServerLostError, StartTimeoutError
+from spanqa_server.errors import RepositoryError, ServerError, ServerLostError, StartTimeoutError
 from spanqa_server.launch import TritonProcess, failure_in
-from spanqa_server.repository import ModelFolder, models_of
-from spanqa_server.rollover import roll_over
+from spanqa_server.repository import ModelFolder, models_of, served_version
+from spanqa_server.rollover import ready_versions, roll_over
 from spanqa_server.settings import ServerSettings
 from spanqa_server.shared_memory import RUN_FOLDER_PREFIX, RegionPrefix, sweep
+from spanqa_server.view import View
 from spanqa_server.watch import Watch
 
 POLL_S = 0.1
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 600.0
+VIEW = "model_repository"
 
 
 class Supervisor(threading.Thread):
@@ -57,7 +59,7 @@ class Supervisor(threading.Thread):
         self._settings = settings
         self._triton = triton
         self._models = models
-        self._report = report
+        self._tell = report
         self._restarts: deque[float] = deque()
 
     @property
@@ -71,6 +73,7 @@ class Supervisor(threading.Thread):
         folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
         self._regions = RegionPrefix(folder)
         try:
+            self._view = View(folder / VIEW, self._settings.repository)
             self._run(folder)
         except ServerError as error:
             self.failure = error
@@ -88,7 +91,10 @@ class Supervisor(threading.Thread):
         while not self.stopping.is_set():
             run_folder = folder / f"run{n_run}"
             run_folder.mkdir()
-            self._process = TritonProcess(self._settings, self._triton, self._models, run_folder, self._regions)
+            self._choose_models()
+            self._process = TritonProcess(
+                self._settings, self._triton, self._models, self._view, run_folder, self._regions
+            )
             try:
                 cause = self._run_once(is_first=n_run == 0)
             finally:
@@ -98,6 +104,20 @@ class Supervisor(threading.Thread):
                 self._count_restart(cause)
             n_run += 1
 
+    def _report(self, line: str) -> None:
+        self._tell(self._view.in_repository(line))
+
+    def _choose_models(self) -> None:
+        """Show Triton what answered before; only where that is gone, the newest."""
+        if not self._view.has(self._models):
+            version = served_version(self._models)
+            self._models = models_of(self._settings.repository)
+            self._report(
+                f"version {version} is no longer in {self._settings.repository} as it was loaded: starting its newest, "
+                f"version {served_version(self._models)}"
+            )
+        self._view.show(self._models)
+
     def _run_once(self, *, is_first: bool) -> str | None:
         """Wait until the started Triton answers, keep it answering, and stop it when asked to.
 
@@ -105,7 +125,7 @@ class Supervisor(threading.Thread):
             Why it must be started anew, or None where it was stopped.
         """
         url = self._settings.url(self._settings.grpc_port)
-        with Control(url, self._process.administration_headers) as control:
+        with Control(url, self._process.administration_headers, self.stopping) as control:
             try:
                 self._wait_until_ready(control)
             except ServerError as error:
@@ -162,7 +182,9 @@ class Supervisor(threading.Thread):
         self._report(f"{cause}: starting it anew")
 
     def _watch(self, control: Control) -> str | None:
-        watch = Watch(self._process, control, self._settings, self._report)
+        watch = Watch(
+            self._process, control, self._settings, self._report, has_build=lambda: self._view.has(self._models)
+        )
         try:
             while not self.stopping.wait(POLL_S):
                 self._process.attend_log()
@@ -170,10 +192,11 @@ class Supervisor(threading.Thread):
                     return self._with_log(self._process.end_sentence())
                 cause = watch.look()
                 self.n_recoveries += watch.take_recoveries()
-                if cause:
+                if cause and not self.stopping.is_set():
                     return cause
                 if self.reloading.is_set():
                     self._reload(control)
+                    watch.rescan()
             self._drain_and_stop(control, watch)
             return None
         finally:
@@ -183,17 +206,36 @@ class Supervisor(threading.Thread):
     def _reload(self, control: Control) -> None:
         """Roll to what lies on disk now; whatever is wrong with it, the models that answer go on."""
         self.reloading.clear()
-        folder = self._settings.repository
-        start = time.monotonic()
         try:
-            models = models_of(folder)
-            roll_over(control, folder, self._models, models, timeout_s=self._settings.drain_timeout_s)
-            self._models = models
-            version = next(model.version for model in models if model.name == contract.QUESTION_ANSWERING)
-            self._report(f"version {version} of {folder} answers, loaded in {time.monotonic() - start:.1f} s")
+            self._roll_over(control, models_of(self._settings.repository))
         except ServerError as error:
             self._report(f"not reloaded in full: {error}")
         self.n_reloads += 1
+
+    def _roll_over(self, control: Control, models: Sequence[ModelFolder]) -> None:
+        folder, start = self._settings.repository, time.monotonic()
+        old, version = served_version(self._models), served_version(models)
+        is_there = self._view.has(self._models)
+        if old == version and not is_there:
+            raise RepositoryError(
+                f"version {version} of {folder} is not the version {version} that answers, which goes on: build once "
+                "more into that folder and reload, or start the server anew"
+            )
+        if not is_there:
+            self._report(
+                f"version {old} answers but is no longer in {folder}, where a build leaves one version beside its own: "
+                f"questions fail until version {version} is loaded; reload after every build"
+            )
+        try:
+            roll_over(control, self._view, models, timeout_s=self._settings.drain_timeout_s)
+            self._models = models
+        except ServerError:
+            # The entry may have changed hands before something else failed.
+            if version in ready_versions(control).get(contract.QUESTION_ANSWERING, ()):
+                self._models = models
+            self._view.show(self._models)
+            raise
+        self._report(f"version {version} of {folder} answers, loaded in {time.monotonic() - start:.1f} s")
 
     def _drain_and_stop(self, control: Control, watch: Watch) -> None:
         names = [model.name for model in self._models]
@@ -204,4 +246,5 @@ class Supervisor(threading.Thread):
         if not drain(control, names, timeout_s=self._settings.drain_timeout_s, is_abandoned=is_abandoned):
             self._report("stopped before every accepted question was answered")
         watch.end_retired()
-        self._process.stop()
+        if not control.is_loading:  # Triton would wait for a load; killed it will be in any case
+            self._process.stop()

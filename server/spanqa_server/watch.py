@@ -29,15 +29,22 @@ class Watch:
         control: A connection to it.
         settings: How often and how long the canary is asked.
         report: Called with one line for each thing mended.
+        has_build: Says whether the files of what is served still lie in the repository.
     """
 
     def __init__(
-        self, process: TritonProcess, control: Control, settings: ServerSettings, report: Callable[[str], None]
+        self,
+        process: TritonProcess,
+        control: Control,
+        settings: ServerSettings,
+        report: Callable[[str], None],
+        has_build: Callable[[], bool],
     ) -> None:
         self._process = process
         self._control = control
         self._settings = settings
         self._report = report
+        self._has_build = has_build
         self._stubs: dict[int, Stub] = {stub.pid: stub for stub in stubs_of(process.pid)}
         self._retired: dict[int, float] = {}
         self._rescan_at = time.monotonic() + RESCAN_S
@@ -78,11 +85,13 @@ class Watch:
             return str(error)
         now = time.monotonic()
         if dead or now > self._rescan_at:
-            self._rescan(now)
+            self.rescan()
         return self._look_at_canary(now)
 
     def _reload(self, model: str, pid: int) -> None:
         end = end_of(pid)
+        if not self._has_build():
+            raise ServerLostError(f"the Python process of the model {model!r} died ({end}) and its files are gone")
         seconds = self._control.reload(model)
         for stub in [stub for stub in self._stubs.values() if stub.model == model]:
             del self._stubs[stub.pid]
@@ -90,7 +99,9 @@ class Watch:
         self._n_recoveries += 1
         self._report(f"the Python process of the model {model!r} died ({end}): loaded it again in {seconds:.1f} s")
 
-    def _rescan(self, now: float) -> None:
+    def rescan(self) -> None:
+        """List Triton's processes anew: one that is not known is not missed when it dies."""
+        now = time.monotonic()
         for pid in [pid for pid, deadline in self._retired.items() if now > deadline]:
             del self._retired[pid]
             self._process.end_stub(pid)

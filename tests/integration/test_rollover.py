@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import threading
 import time
@@ -260,11 +261,24 @@ def test_a_corrupt_new_version_is_told_in_one_line_and_the_old_one_answers_on(
     assert reports[1].startswith("version 3")
 
 
-def test_reloading_what_is_served_changes_nothing(server: Server, tools: Any, reports: list[str]) -> None:
+def test_reloading_changes_nothing_where_the_newest_number_is_served_be_it_another_build_s(
+    server: Server, repository: Path, build: Any, questions: Any, tools: Any, reports: list[str]
+) -> None:
     before = server.stubs()
     reload(server, tools)
     assert server.stubs() == before
     assert len(reports) == 1
+    shutil.rmtree(repository)
+    assert build(repository, 2) == 1
+    reload(server, tools)
+    assert server.stubs() == before
+    told = f"not reloaded in full: version 1 of {repository} is not the version 1 that answers, which goes on"
+    assert reports[1].startswith(told)
+    os.kill(next(stub.pid for stub in before if stub.model == contract.ENCODER), signal.SIGKILL)
+    tools.wait_until(lambda: "Triton runs again" in reports, 20)
+    with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
+        load.wait_for_more()
+    assert (load.failures, load.answered_by()) == ([], {2})
 
 
 def test_sighup_rolls_a_served_repository_to_its_newest_version(
