@@ -17,6 +17,8 @@ RESCAN_S = 2.0
 """How often Triton's processes are listed anew, for models that somebody else has loaded."""
 RETIRED_S = 60.0
 """How long the healthy siblings of a dead process may take to finish before they are ended."""
+COLLECTED_WITHIN_S = 1.0
+"""Triton collects a process that it has ended itself far sooner."""
 MAX_STRIKES = 3
 """Canaries lost in a row, with nothing else answered meanwhile, before Triton is started anew."""
 
@@ -47,6 +49,7 @@ class Watch:
         self._has_build = has_build
         self._stubs: dict[int, Stub] = {stub.pid: stub for stub in stubs_of(process.pid)}
         self._retired: dict[int, float] = {}
+        self._ended_at: dict[int, float] = {}
         self._rescan_at = time.monotonic() + RESCAN_S
         self._canary_at = time.monotonic() + settings.canary_interval_s
         self._canary = threading.Thread()
@@ -61,8 +64,14 @@ class Watch:
         return n_recoveries
 
     def is_entry_dead(self) -> bool:
-        """Say whether the process of a model that clients ask has died: what it had accepted is lost."""
-        return any(stub.model in ENTRIES and is_uncollected(stub.pid) for stub in self._stubs.values())
+        """Say whether the process of a model that clients ask has died: what it had accepted is lost.
+
+        To be asked again and again: a process that Triton ended itself is seen as well, until Triton collects it.
+        """
+        now = time.monotonic()
+        ended = [stub.pid for stub in self._stubs.values() if stub.model in ENTRIES and is_uncollected(stub.pid)]
+        self._ended_at = {pid: self._ended_at.get(pid, now) for pid in ended}
+        return any(now - ended_at > COLLECTED_WITHIN_S for ended_at in self._ended_at.values())
 
     def end_retired(self) -> None:
         """End the processes that were replaced together with a dead one: Triton would wait for them when it stops."""
