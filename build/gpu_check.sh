@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
 # On a machine with the GPU, in the image of build/Dockerfile: build for TensorRT and for ONNX Runtime, check parity,
-# measure every bucket and the whole service, and write benchmarks/results/<gpu>.md.
+# measure every bucket and the whole service, and write WORK/<gpu>.md and benchmarks/results/<gpu>.md.
+# An engine that fails is told at the end; the other is measured, and the report written, all the same.
 #
 #   build/gpu_check.sh -m CHECKPOINT [-t TARGET] [-d DATASET] [-w WORK] [--dry]
 #
-# --dry prints every command and runs none; it needs no GPU.
+# --dry prints every command and runs none; it needs no GPU, and takes the lengths of an unbuilt repository as LENGTHS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-target=auto dataset=$here/data/heldout200.json work=${TMPDIR:-/tmp}/spanqa-gpu-check dry=0 model=
+target=auto dataset=$here/data/heldout200.json work=$PWD/results/gpu-check dry=0 model=
+fail() {
+    echo "gpu_check: error: $*" >&2
+    exit 2
+}
 while (($#)); do
     case $1 in
+        -m | -t | -d | -w) (($# > 1)) || fail "$1 has no value: give -m CHECKPOINT [-t TARGET] [-d DATASET] [-w WORK] [--dry]" ;;&
         -m) model=$2; shift 2 ;;
         -t) target=$2; shift 2 ;;
         -d) dataset=$2; shift 2 ;;
         -w) work=$2; shift 2 ;;
         --dry) dry=1; shift ;;
-        *) echo "gpu_check: error: $1: give -m CHECKPOINT [-t TARGET] [-d DATASET] [-w WORK] [--dry]" >&2; exit 2 ;;
+        *) fail "$1: give -m CHECKPOINT [-t TARGET] [-d DATASET] [-w WORK] [--dry]" ;;
     esac
 done
-[[ -n $model ]] || { echo "gpu_check: error: -m is missing: give the checkpoint to build" >&2; exit 2; }
-lengths=${LENGTHS:-"128 192 256 384"} batches=${BATCHES:-"1 8 16"} concurrencies=${CONCURRENCIES:-1,4,16}
+[[ -n $model ]] || fail "-m is missing: give the checkpoint to build"
+batches=${BATCHES:-"1 8 16"} concurrencies=${CONCURRENCIES:-1,4,16}
 
-say() { printf '+ %s\n' "$*"; }
+say() { printf '+'; printf ' %q' "$@"; printf '\n'; }
 run() {
     say "$@"
     ((dry)) || "$@"
@@ -32,34 +38,41 @@ stop_server() {
     [[ -z $server ]] || { kill -TERM "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
     server=
 }
-trap stop_server EXIT
 start_server() {
-    say tritonserver --model-repository "$1" --exit-on-error=true --log-error=true
+    local command=(tritonserver --model-repository "$1" --exit-on-error=true)
+    say "${command[@]}"
     ((dry)) && return
-    tritonserver --model-repository "$1" --exit-on-error=true >"$work/server.log" 2>&1 &
+    "${command[@]}" >"$work/server.log" 2>&1 &
     server=$!
     for _ in $(seq 300); do
-        curl -fs localhost:8000/v2/health/ready >/dev/null && return
+        # Ours, not another that holds its ports: that one is ready while ours is already gone.
         kill -0 "$server" 2>/dev/null || break
+        curl -fs localhost:8000/v2/health/ready >/dev/null && return
         sleep 1
     done
     echo "gpu_check: error: the server did not become ready: read $work/server.log" >&2
-    exit 1
+    return 1
 }
 
-run mkdir -p "$work"
-say nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv,noheader
-((dry)) || nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv,noheader | tee "$work/gpu.csv"
-run spanqa build -m "$model" --target "$target" --plan
-for engine in tensorrt onnxruntime; do
-    repository=$work/$engine
+bucket_lengths() {
+    say python3 "$here/benchmarks/gpu_report.py" inputs --repository "$1" --data "$dataset" -o "$work" >&3
+    if ((dry)); then
+        echo "${LENGTHS:-128 192 256 384}"
+    else
+        python3 "$here/benchmarks/gpu_report.py" inputs --repository "$1" --data "$dataset" -o "$work"
+    fi
+}
+
+check_engine() {
+    local engine=$1 repository=$work/$1 lengths length batch
+    trap stop_server EXIT
+    run rm -rf "$work/$engine-service"
+    run find "$work" -maxdepth 1 -name "$engine-*-*.csv" -delete
     run spanqa build -m "$model" --target "$target" --engine "$engine" --data "$dataset" -o "$repository"
     run spanqa build --check "$repository"
+    lengths=$(bucket_lengths "$repository")
     start_server "$repository"
     for length in $lengths; do
-        ((dry)) || [[ -d $repository/encoder_$length ]] || continue
-        run python3 "$here/benchmarks/gpu_report.py" inputs --repository "$repository" --data "$dataset" \
-            --length "$length" -o "$work/inputs_$length.json"
         for batch in $batches; do
             run perf_analyzer -m "encoder_$length" -i grpc -b "$batch" --input-data "$work/inputs_$length.json" \
                 --concurrency-range 1 --percentile 99 --measurement-mode count_windows \
@@ -67,9 +80,29 @@ for engine in tensorrt onnxruntime; do
         done
     done
     run spanqa bench --url localhost:8001 --dataset "$dataset" --concurrency "$concurrencies" -o "$work/$engine-service"
-    run spanqa build -m "$model" --served localhost:8001 --data "$dataset"
     run spanqa predict "$dataset" --url localhost:8001 -o "$work/$engine-predictions.json"
     run spanqa score "$dataset" "$work/$engine-predictions.json"
-    stop_server
+    run spanqa build -m "$model" --served localhost:8001 --data "$dataset"
+}
+
+exec 3>&1
+run mkdir -p "$work"
+gpu=(nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv,noheader)
+say "${gpu[@]}"
+((dry)) || "${gpu[@]}" | tee "$work/gpu.csv"
+run spanqa build -m "$model" --target "$target" --plan
+failed=()
+trap 'exit 130' INT
+for engine in tensorrt onnxruntime; do
+    set +e # outside a condition, where -e would not hold inside either
+    (
+        set -e
+        check_engine "$engine"
+    )
+    status=$?
+    set -e
+    ((status == 0)) || { echo "gpu_check: error: $engine failed: see above; going on" >&2; failed+=("$engine"); }
 done
-run python3 "$here/benchmarks/gpu_report.py" report --work "$work" --results "$here/benchmarks/results"
+run python3 "$here/benchmarks/gpu_report.py" report --work "$work" --results "$here/benchmarks/results" \
+    ${failed[@]+--failed "${failed[@]}"}
+((${#failed[@]} == 0)) || { echo "gpu_check: error: failed: ${failed[*]}" >&2; exit 1; }

@@ -106,21 +106,19 @@ class Comparison:
         built = self._answers(network, rows_per_batch)
         stage = self._stage(name, built, parity_of(self._right, built, self._checkpoint))
         if limits:
-            self._check(stage, limits)
+            self.check(stage, limits)
         return stage
 
-    def of_server(self, name: str, url: str, *, limits: Limits | None = None) -> Stage:
-        """Ask a running server the same questions, and hold what it answers against the reference.
+    def of_server(self, name: str, url: str) -> Stage:
+        """Ask a running server the same questions, and measure what it answers against the reference.
 
         Logits are then those of the best spans, and their margins: a server tells no others.
 
         Args:
             name: What it is.
             url: Its gRPC address.
-            limits: How far it may be; None measures only.
 
         Raises:
-            ParityError: It is further.
             SpanqaError: It does not answer.
         """
         pairs = [(example.question, example.context) for example in self._examples]
@@ -138,10 +136,37 @@ class Comparison:
             decoded=self._right.decoded,
         )
         built = Answers(windows=self.windows, logits=logits, decoded=decoded)
-        stage = self._stage(name, built, parity_of(right, built, self._checkpoint))
-        if limits:
-            self._check(stage, limits)
-        return stage
+        return self._stage(name, built, parity_of(right, built, self._checkpoint))
+
+    def check(
+        self, stage: Stage, limits: Limits, *, remedy: str = "nothing is written, the old artefact stays"
+    ) -> None:
+        """Refuse a stage that is too far from the reference.
+
+        Args:
+            stage: What `of` or `of_server` measured.
+            limits: How far it may be.
+            remedy: What follows, for the message.
+
+        Raises:
+            ParityError: It is further.
+        """
+        parity = stage.parity
+        if parity is None:
+            return
+        loss = self.reference.f1 - stage.f1
+        # Of few questions a share would be none: one near tie may fall the other way.
+        allowed = max(1, int(limits.answers_changed * parity.n_questions)) if limits.answers_changed else 0
+        for problem, wrong in (
+            (f"logits differ by up to {parity.max_difference:.3g}, at most {limits.max_difference:g} are allowed",
+             not parity.max_difference <= limits.max_difference),
+            (f"{parity.answers_changed} of {parity.n_questions} answers changed, at most "
+             f"{allowed} are allowed",
+             parity.answers_changed > allowed),
+            (f"F1 falls by {loss:.2f} points, at most {limits.f1_loss:g} are allowed", loss > limits.f1_loss),
+        ):  # fmt: skip
+            if wrong:
+                raise ParityError(f"{stage.name} against torch: {problem}: {remedy}")
 
     def _answers(self, network: Network, rows_per_batch: int | None) -> Answers:
         logits = window_logits(network, self.windows, quiet=self._quiet, rows_per_batch=rows_per_batch)
@@ -174,24 +199,6 @@ class Comparison:
             exact_difference_95=intervals["exact"],
             f1_difference_95=intervals["f1"],
         )
-
-    def _check(self, stage: Stage, limits: Limits) -> None:
-        parity = stage.parity
-        if parity is None:
-            return
-        loss = self.reference.f1 - stage.f1
-        # Of few questions a share would be none: one near tie may fall the other way.
-        allowed = max(1, int(limits.answers_changed * parity.n_questions)) if limits.answers_changed else 0
-        for problem, wrong in (
-            (f"logits differ by up to {parity.max_difference:.3g}, at most {limits.max_difference:g} are allowed",
-             not parity.max_difference <= limits.max_difference),
-            (f"{parity.answers_changed} of {parity.n_questions} answers changed, at most "
-             f"{allowed} are allowed",
-             parity.answers_changed > allowed),
-            (f"F1 falls by {loss:.2f} points, at most {limits.f1_loss:g} are allowed", loss > limits.f1_loss),
-        ):  # fmt: skip
-            if wrong:
-                raise ParityError(f"{stage.name} against torch: {problem}: nothing is written, the old artefact stays")
 
 
 def _decoded_from_answer(answer: Answer) -> Decoded:

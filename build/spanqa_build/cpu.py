@@ -64,7 +64,9 @@ def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfi
         source: A graph by `onnx_from_model`.
         target: The file to write.
         config: The architecture.
-        for_cuda: Whether residual sums stay fused with their norms, as the CUDA provider runs them best.
+        for_cuda: Whether attention takes the length of each window instead of its mask, as ONNX Runtime's fused
+            attention kernels need (those of sm_70 take heads of 64 and lengths up to 384), and residual sums stay
+            fused with their norms, as the CUDA provider runs them best.
 
     Raises:
         OptimizationError: A layer was not recognised, which would cost speed without a word.
@@ -73,8 +75,9 @@ def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfi
     from onnxruntime.transformers.optimizer import optimize_model
 
     options = FusionOptions("bert")
-    # The mask as it is, not the count of its ones: any mask means then what it means to the checkpoint.
-    options.use_raw_attention_mask(True)
+    # On a CPU the mask as it is: any mask means then what it means to the checkpoint. CUDA's fused kernels take only
+    # the count of its ones, which says the same of windows, padded at their end.
+    options.use_raw_attention_mask(not for_cuda)
     with _quiet_logging():
         fused = optimize_model(
             str(source),

@@ -106,8 +106,10 @@ def build_engine(
     """
     tensorrt = tensorrt_version()
     check_gpu(target, gpu, tensorrt)
-    cache = timing_cache_path(timing_caches, gpu.name, tensorrt)
-    tried = [_trial(onnx, target, length, sources, cache, output) for sources in target.tactic_sources]
+    tried = []
+    for sources in target.tactic_sources:
+        cache = timing_cache_path(timing_caches, gpu.name, tensorrt, sources)
+        tried.append(_trial(onnx, target, length, sources, cache, output))
     best, plan = min(tried, key=lambda trial_and_plan: trial_and_plan[0].latency_ms)
     with running_engine(plan, output) as runner:
         engine: trt.ICudaEngine = runner.engine

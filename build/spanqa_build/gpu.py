@@ -80,13 +80,13 @@ def tensorrt_version() -> str:
         ) from error
 
 
-def mismatches(target: Target, gpu: GpuFacts, tensorrt: str, *, needed_bytes: int = 0) -> list[str]:
+def mismatches(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0) -> list[str]:
     """Compare what is there with what a target needs.
 
     Args:
         target: What to build for; one with a GPU.
         gpu: The GPU that is there.
-        tensorrt: The version of TensorRT that is there.
+        tensorrt: The version of TensorRT that is there; None where it has no part in the build.
         needed_bytes: GPU memory that the build or the server needs free.
 
     Returns:
@@ -98,7 +98,7 @@ def mismatches(target: Target, gpu: GpuFacts, tensorrt: str, *, needed_bytes: in
             f"the GPU is a {gpu.name} of compute capability {gpu.compute_capability}, and target {target.name} needs"
             f" {' or '.join(target.compute_capabilities)}: use such a GPU, or the target of this one (--target auto)"
         )
-    if not _fits(tensorrt, target.tensorrt):
+    if tensorrt is not None and not _fits(tensorrt, target.tensorrt):
         found.append(_tensorrt_mismatch(target, tensorrt))
     if not _fits(gpu.driver, target.driver):
         found.append(
@@ -112,7 +112,7 @@ def mismatches(target: Target, gpu: GpuFacts, tensorrt: str, *, needed_bytes: in
     return found
 
 
-def check_gpu(target: Target, gpu: GpuFacts, tensorrt: str, *, needed_bytes: int = 0) -> None:
+def check_gpu(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0) -> None:
     """Refuse to build where `mismatches` finds something; arguments as there.
 
     Raises:

@@ -15,7 +15,6 @@ import onnx
 
 from spanqa.manifest import Engine, Gpu, Manifest
 from spanqa.packing import Bucket, Packing
-from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_build.comparison import FLOAT16, FLOAT16_ROUNDED, Comparison, Stage, table_from_stages
 from spanqa_build.configs import ONNXRUNTIME, TENSORRT
@@ -25,18 +24,19 @@ from spanqa_build.engine_run import network_from_engines
 from spanqa_build.float16_export import float16_network_from_windows
 from spanqa_build.gpu import GpuFacts, check_gpu, gpu_facts, tensorrt_version
 from spanqa_build.network_file import write_network
-from spanqa_build.onnx_gpu import cuda_network, fused_float16_from_model
+from spanqa_build.onnx_gpu import check_cuda_provider, cuda_network, fused_float16_from_model
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.plan import plan_from
 from spanqa_build.precision import rounded_twin
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
-from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, write_repository
+from spanqa_build.repository import GpuNetworks, check_output, manifest_from_checkpoint, write_repository
 from spanqa_build.targets import Target
 from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
-ENGINES = ("tensorrt", "onnxruntime")
+_Built = tuple[Engine, dict[int, Path], dict[str, Any]]
+"""How Triton runs the networks, the file of each length, and what was measured."""
 _SCANNED_WINDOWS = 120
 TIMING_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spanqa" / "timing"
 
@@ -50,7 +50,7 @@ class GpuBuild:
         model: Its weights.
         name: Its name, for people.
         target: The GPU.
-        engine: One of ENGINES.
+        engine: One of plan.ENGINES.
         data: SQuAD file that the networks are checked on.
         timing_caches: Where TensorRT's timings are kept, by GPU and version.
         quiet: Whether to hide progress.
@@ -71,16 +71,26 @@ class GpuBuild:
         Raises:
             BuildError: GPU or versions are not the target's, a check failed, or the repository cannot be written.
         """
-        gpu = gpu_facts()
-        plan = plan_from(self.checkpoint, self.target)
-        if self.engine == "tensorrt":
-            check_gpu(self.target, gpu, tensorrt_version(), needed_bytes=plan.build_bytes)
+        check_output(output)
+        gpu = self._checked_gpu()
         examples = questions_to_check(self.data)
+        buckets = self._buckets()
+        maker = WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows)
+        warmup = warmup_from_examples(maker, examples, buckets)
         self._say("asking torch")
         comparison = Comparison(self.checkpoint, examples, partial(run_torch, self.model.eval()), quiet=self.quiet)
         with tempfile.TemporaryDirectory() as scratch:
             build = self._tensorrt if self.engine == "tensorrt" else self._onnxruntime
-            networks = build(Path(scratch), gpu, examples, comparison)
+            engine, paths, facts = build(Path(scratch), gpu, [bucket.length for bucket in buckets], comparison)
+            networks = GpuNetworks(
+                target=self.target.name,
+                engine=engine,
+                packing=self._packing(buckets),
+                paths={bucket.model: paths[bucket.length] for bucket in buckets},
+                warmup=warmup,
+                precision="float16",
+                facts=facts,
+            )
             manifest = manifest_from_checkpoint(self.checkpoint, networks, name=self.name)
             write_repository(output, manifest, self.checkpoint, networks)
         return manifest
@@ -114,18 +124,39 @@ class GpuBuild:
         }
         return stages, facts
 
-    def _tensorrt(
-        self, scratch: Path, gpu: GpuFacts, examples: Sequence[Example], comparison: Comparison
-    ) -> GpuNetworks:
+    def _checked_gpu(self) -> GpuFacts:
+        """Give the GPU that is there, once it and its libraries are known to be what the build needs."""
+        tensorrt = tensorrt_version() if self.engine == "tensorrt" else None
+        if tensorrt is None:
+            check_cuda_provider()
+        gpu = gpu_facts()
+        plan = plan_from(self.checkpoint, self.target, engine=self.engine)
+        check_gpu(self.target, gpu, tensorrt, needed_bytes=plan.build_bytes)
+        return gpu
+
+    def _buckets(self) -> tuple[Bucket, ...]:
+        longest, max_positions = self.checkpoint.windows.max_seq_length, self.checkpoint.encoder.max_positions
+        return tuple(
+            Bucket(length=length, model=f"encoder_{length}", max_rows=self.target.largest_batch)
+            for length in self.target.lengths_up_to(longest, max_positions=max_positions)
+        )
+
+    def _packing(self, buckets: tuple[Bucket, ...]) -> Packing:
+        return Packing(
+            rows_per_call=self.target.largest_batch,
+            tokens_per_call=self.target.largest_batch * buckets[-1].length,
+            calls_in_flight=len(buckets) * self.target.instances,
+            buckets=buckets,
+        )
+
+    def _tensorrt(self, scratch: Path, gpu: GpuFacts, lengths: Sequence[int], comparison: Comparison) -> _Built:
         onnx = scratch / "network.onnx"
         stages, scanned = self.float16_network(onnx, comparison)
-        lengths = self.target.lengths_up_to(self.checkpoint.windows.max_seq_length)
         engines: dict[int, EngineFacts] = {}
-        for length in lengths:
-            self._say(f"building the engine for {length} tokens")
-            output = scratch / f"{length}.plan"
-            engines[length] = build_engine(onnx, self.target, length, output, gpu=gpu, timing_caches=self.timing_caches)
         paths = {length: scratch / f"{length}.plan" for length in lengths}
+        for length, output in paths.items():
+            self._say(f"building the engine for {length} tokens")
+            engines[length] = build_engine(onnx, self.target, length, output, gpu=gpu, timing_caches=self.timing_caches)
         self._say("comparing the engines with torch")
         with network_from_engines(paths, largest_batch=self.target.largest_batch) as network:
             served = comparison.of("engine", network, limits=FLOAT16_ROUNDED, rows_per_batch=self.target.largest_batch)
@@ -134,58 +165,26 @@ class GpuBuild:
             **scanned,
             "engines": [asdict(one) for one in engines.values()],
         }
-        tensorrt = next(iter(engines.values())).tensorrt
-        return self._networks(TENSORRT, lengths, paths, examples, facts, gpu=gpu, tensorrt=tensorrt)
+        engine = Engine(
+            platform=TENSORRT,
+            graph_rows=self.target.graph_batches,
+            instances=self.target.instances,
+            gpu=Gpu(name=gpu.name, compute_capability=gpu.compute_capability),
+            tensorrt=next(iter(engines.values())).tensorrt,
+        )
+        return engine, paths, facts
 
-    def _onnxruntime(
-        self, scratch: Path, gpu: GpuFacts, examples: Sequence[Example], comparison: Comparison
-    ) -> GpuNetworks:
+    def _onnxruntime(self, scratch: Path, gpu: GpuFacts, lengths: Sequence[int], comparison: Comparison) -> _Built:
         onnx = scratch / "model.onnx"
         self._say("exporting, fusing and converting to float16")
         batches = sampled_batches(comparison.windows, n_windows=_SCANNED_WINDOWS)
         fused_float16_from_model(self.model, onnx, batches)
         stage = comparison.of("ONNX Runtime, CUDA", cuda_network(onnx), limits=FLOAT16_ROUNDED)
-        lengths = self.target.lengths_up_to(self.checkpoint.windows.max_seq_length)
-        paths = dict.fromkeys(lengths, onnx)
-        facts = {**self._report([comparison.reference, stage]), "measured_on": gpu.name}
-        return self._networks(ONNXRUNTIME, lengths, paths, examples, facts)
-
-    def _networks(
-        self,
-        platform: str,
-        lengths: Sequence[int],
-        paths: dict[int, Path],
-        examples: Sequence[Example],
-        facts: dict[str, Any],
-        *,
-        gpu: GpuFacts | None = None,
-        tensorrt: str | None = None,
-    ) -> GpuNetworks:
-        target = self.target
-        buckets = tuple(
-            Bucket(length=length, model=f"encoder_{length}", max_rows=target.largest_batch) for length in lengths
-        )
-        maker = WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows)
-        return GpuNetworks(
-            target=target.name,
-            engine=Engine(
-                platform=platform,
-                graph_rows=target.graph_batches if platform == TENSORRT else (),
-                instances=target.instances,
-                gpu=Gpu(name=gpu.name, compute_capability=gpu.compute_capability) if gpu else None,
-                tensorrt=tensorrt,
-            ),
-            packing=Packing(
-                rows_per_call=target.largest_batch,
-                tokens_per_call=target.largest_batch * lengths[-1],
-                calls_in_flight=len(lengths) * target.instances,
-                buckets=buckets,
-            ),
-            paths={bucket.model: paths[bucket.length] for bucket in buckets},
-            warmup=warmup_from_examples(maker, examples, buckets),
-            precision="float16",
-            facts=facts,
-        )
+        measured_on = {key: getattr(gpu, key) for key in ("name", "compute_capability", "driver")}
+        facts = {**self._report([comparison.reference, stage]), "measured_on": measured_on}
+        # Bound to no GPU: the network is compiled when it is loaded.
+        engine = Engine(platform=ONNXRUNTIME, instances=self.target.instances)
+        return engine, dict.fromkeys(lengths, onnx), facts
 
     def _report(self, stages: Sequence[Stage]) -> dict[str, Any]:
         if not self.quiet:

@@ -25,7 +25,8 @@ CUDA = "CUDAExecutionProvider"
 def fused_float16_from_model(model: SpanModel, path: Path, batches: Iterable[Batch]) -> None:
     """Export, fuse and convert a network: attention and norms as single nodes, all but the logits in float16.
 
-    ONNX Runtime's CUDA provider has fused attention kernels for it, on Volta too.
+    ONNX Runtime's CUDA provider has fused attention kernels for it; those of sm_70 take heads of 64 and lengths up to
+    384, and beyond that attention runs unfused.
 
     Args:
         model: The model; it is left as it is.
@@ -52,20 +53,34 @@ def fused_float16_from_model(model: SpanModel, path: Path, batches: Iterable[Bat
     save_network(network, path)
 
 
-def cuda_network(path: Path) -> Network:
-    """Load a network on the first GPU.
+def check_cuda_provider() -> None:
+    """Refuse to build for a provider that is not there.
 
     Raises:
-        ParityError: This onnxruntime has no CUDA provider, or it cannot load the network.
+        ParityError: This onnxruntime has no CUDA provider.
     """
     if CUDA not in onnxruntime.get_available_providers():
         raise ParityError(
             f"the fused float16 network runs on a GPU alone, and this onnxruntime {onnxruntime.__version__} has no "
-            f"{CUDA}: pip install onnxruntime-gpu in its place, on the machine with the GPU"
+            f"{CUDA}: build in the image of build/Dockerfile, or pip install onnxruntime-gpu in its place"
         )
+
+
+def cuda_network(path: Path) -> Network:
+    """Load a network on the first GPU.
+
+    Raises:
+        ParityError: This onnxruntime has no CUDA provider, or it cannot start or load the network.
+    """
+    check_cuda_provider()
     try:
         session = onnxruntime.InferenceSession(str(path), providers=[CUDA])
     except Exception as error:  # onnxruntime has a class for each status and no common base
         reason = " ".join(str(error).split())
         raise ParityError(f"{path}: ONNX Runtime's {CUDA} cannot load it: {reason}") from error
+    if CUDA not in session.get_providers():  # it falls back to the CPU with no more than a warning
+        raise ParityError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot start its {CUDA}: install the CUDA and cuDNN that"
+            " it was made for, or build in the image of build/Dockerfile"
+        )
     return partial(run_onnx, session)

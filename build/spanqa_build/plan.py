@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spanqa_build.plan_commands import Wanted, cpu_commands, gpu_commands
 from spanqa_build.targets import Target
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.model import EncoderConfig
 
+ENGINES = ("tensorrt", "onnxruntime")
+"""What can run the network on a GPU."""
 _MIB = 1 << 20
 _FP16_BYTES = 2
 _FLOAT32_BYTES = 4
@@ -92,18 +95,19 @@ class BuildPlan:
 
 
 def plan_from(
-    checkpoint: Checkpoint, target: Target, *, model: str = "CHECKPOINT", output: str = "REPOSITORY"
+    checkpoint: Checkpoint, target: Target, *, engine: str = ENGINES[0], wanted: Wanted | None = None
 ) -> BuildPlan:
     """Plan a build.
 
     Args:
         checkpoint: The model; its weights are not read.
         target: What to build for.
-        model: Where the checkpoint is, for the commands.
-        output: Where the model repository goes, for the commands.
+        engine: What runs the network on a GPU; one of ENGINES.
+        wanted: What the user gave, for the commands.
     """
+    wanted = wanted or Wanted()
     encoder, longest = checkpoint.encoder, checkpoint.windows.max_seq_length
-    lengths = target.lengths_up_to(longest) if target.is_gpu else (longest,)
+    lengths = target.lengths_up_to(longest, max_positions=encoder.max_positions) if target.is_gpu else (longest,)
     memory = _gpu_memory(encoder, target, lengths) if target.is_gpu else None
     return BuildPlan(
         target=target.name,
@@ -111,11 +115,11 @@ def plan_from(
         n_parameters=n_parameters(encoder),
         lengths=lengths,
         largest_batch=target.largest_batch,
-        artefacts=_artefacts(encoder, target, lengths),
+        artefacts=_artefacts(encoder, target, lengths, engine),
         gpu_memory=memory,
-        build_bytes=_build_bytes(encoder, target, lengths) if target.is_gpu else 0,
+        build_bytes=_build_bytes(encoder, target, lengths, engine) if target.is_gpu else 0,
         versions=_versions(target),
-        commands=_commands(target, model, output),
+        commands=gpu_commands(target, wanted, engine) if target.is_gpu else cpu_commands(target, wanted),
     )
 
 
@@ -183,18 +187,23 @@ def _gpu_memory(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...]
     )
 
 
-def _build_bytes(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...]) -> int:
+def _build_bytes(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...], engine: str) -> int:
+    weights = _FP16_BYTES * n_parameters(encoder)
+    needed = weights + activation_bytes(encoder, target.largest_batch, max(lengths)) + _CONTEXT_BYTES
     # TensorRT holds the weights twice while it lays them out for the kernels that it times.
-    weights = 2 * _FP16_BYTES * n_parameters(encoder)
-    activations = activation_bytes(encoder, target.largest_batch, max(lengths))
-    return weights + activations + (target.workspace_mib << 20) + _CONTEXT_BYTES
+    return needed + weights + (target.workspace_mib << 20) if engine == "tensorrt" else needed
 
 
-def _artefacts(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...]) -> tuple[Artefact, ...]:
+def _artefacts(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...], engine: str) -> tuple[Artefact, ...]:
     n = n_parameters(encoder)
     if not target.is_gpu:
         return (
             Artefact(file="network.onnx, float32 (a quarter of it if int8 is chosen)", size_bytes=_FLOAT32_BYTES * n),
+        )
+    if engine != "tensorrt":
+        return tuple(
+            Artefact(file=f"model.onnx for {n} tokens, fp16", size_bytes=_FP16_BYTES * n_parameters(encoder))
+            for n in lengths
         )
     engines = [
         Artefact(file=f"model.plan for {length} tokens, built on the GPU", size_bytes=_FP16_BYTES * n)
@@ -210,21 +219,11 @@ def _versions(target: Target) -> dict[str, str]:
             "GPU of compute capability": " or ".join(target.compute_capabilities),
             "driver": target.driver,
             "TensorRT": f"{target.tensorrt} ({target.tensorrt_package})",
+            "its bindings": target.tensorrt_bindings,
+            "ONNX Runtime": f"onnxruntime-gpu=={target.onnxruntime}",
         }
     where = f" from PyTorch's index {target.torch_index}" if target.torch_index else ""
     return {**versions, "to train there": f"{target.torch}{where}"}
-
-
-def _commands(target: Target, model: str, output: str) -> tuple[str, ...]:
-    if not target.is_gpu:
-        return (f"spanqa build -m {model} --target {target.name} -o {output}", f"spanqa serve --repository {output}")
-    image = f"spanqa-{target.name}"
-    docker = f"docker run --rm --gpus all -v $PWD:/work -w /work --shm-size 1g {image}"
-    return (
-        f"docker build -f build/Dockerfile --build-arg IMAGE={target.container} -t {image} .",
-        f"{docker} spanqa build -m {model} --target {target.name} -o {output}",
-        f"{docker.replace('--rm', '--rm -p 8000-8002:8000-8002')} tritonserver --model-repository {output}",
-    )
 
 
 def _size(n_bytes: int) -> str:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 TARGETS_FILE = Path(__file__).with_name("targets.toml")
 AUTO = "auto"
 LAYER_NORMS = ("operator", "primitives")
+_GPU_KEYS = (
+    *("tensorrt", "tensorrt_package", "tensorrt_bindings", "onnxruntime", "driver"),
+    *("buckets", "workspace_mib", "tactic_sources"),
+)
+"""What every target with a GPU says."""
 _TENSOR_CORE_LENGTH = 8
 """fp16 matrix products fill the tensor cores in multiples of 8 (NVIDIA, Deep Learning Performance: Matrix Multiply)."""
 
@@ -44,6 +49,8 @@ class Target:
         compute_capabilities: Of the GPUs it is for, as "7.0"; empty for the CPU.
         tensorrt: TensorRT versions that an engine may be built with, as a version specifier.
         tensorrt_package: What pip installs for it.
+        tensorrt_bindings: The Python bindings of the TensorRT in the image, as an exact requirement.
+        onnxruntime: The onnxruntime-gpu for the image's CUDA, an exact version.
         driver: Versions of NVIDIA's driver that the image runs on, as a version specifier.
         buckets: Lengths of window, in tokens, with an engine each; ascending.
         optimal_batch: The batch for which TensorRT chooses its kernels.
@@ -67,6 +74,8 @@ class Target:
     compute_capabilities: tuple[str, ...] = ()
     tensorrt: str = ""
     tensorrt_package: str = ""
+    tensorrt_bindings: str = ""
+    onnxruntime: str = ""
     driver: str = ""
     buckets: tuple[int, ...] = ()
     optimal_batch: int = 1
@@ -90,7 +99,7 @@ class Target:
             self._check_gpu()
 
     def _check_gpu(self) -> None:
-        for key in ("tensorrt", "tensorrt_package", "driver", "buckets", "workspace_mib", "tactic_sources"):
+        for key in _GPU_KEYS:
             if not getattr(self, key):
                 raise _wrong(self.name, key, getattr(self, key), "a value, as every target with a GPU has")
         if self.largest_batch < 2:
@@ -107,12 +116,16 @@ class Target:
         """Whether it is served by TensorRT on a GPU."""
         return bool(self.compute_capabilities)
 
-    def lengths_up_to(self, longest: int) -> tuple[int, ...]:
-        """Give the buckets of a model whose longest window is `longest` tokens; the last holds exactly that one.
+    def lengths_up_to(self, longest: int, *, max_positions: int) -> tuple[int, ...]:
+        """Give the buckets of a model; the last holds its longest window.
 
-        A last bucket of an odd length is rounded up to what fills the tensor cores.
+        A last bucket of an odd length is rounded up to what fills the tensor cores, as far as the model has positions.
+
+        Args:
+            longest: Tokens of the model's longest window.
+            max_positions: Most tokens that the model can take.
         """
-        last = -(-longest // _TENSOR_CORE_LENGTH) * _TENSOR_CORE_LENGTH
+        last = min(-(-longest // _TENSOR_CORE_LENGTH) * _TENSOR_CORE_LENGTH, max_positions)
         return (*(length for length in self.buckets if length < last), last)
 
 

@@ -6,16 +6,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from spanqa_build.errors import EngineError
 
 
-def timing_cache_path(folder: Path, gpu_name: str, tensorrt: str) -> Path:
-    """Give the cache of one GPU and TensorRT: measurements of others do not count."""
-    parts = (re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") for text in (gpu_name, f"tensorrt-{tensorrt}"))
+def timing_cache_path(folder: Path, gpu_name: str, tensorrt: str, tactic_sources: Sequence[str] = ()) -> Path:
+    """Give the cache of one GPU, TensorRT and set of tactic sources: measurements of others do not count."""
+    names = (gpu_name, f"tensorrt-{tensorrt}", *tactic_sources)
+    parts = (re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in names)
     return folder / f"{'_'.join(parts)}.timing-cache"
 
 

@@ -10,7 +10,6 @@ from spanqa import contract
 from spanqa.packing import Bucket
 from spanqa.squad import Example
 from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
-from spanqa_build.errors import RepositoryError
 
 WARMUP_FOLDER = "warmup"
 """Where Triton looks for a model's input_data_file."""
@@ -19,7 +18,7 @@ WARMUP_FOLDER = "warmup"
 def warmup_from_examples(
     maker: WindowMaker, examples: Iterable[Example], buckets: Sequence[Bucket]
 ) -> dict[str, Batch]:
-    """Choose for each bucket the longest window of real questions that it holds.
+    """Choose for each bucket the longest window of real questions that it holds, or the head of one that is too long.
 
     Args:
         maker: The model's windows.
@@ -28,21 +27,14 @@ def warmup_from_examples(
 
     Returns:
         One row, padded to the bucket's length, by the name of the bucket's encoder.
-
-    Raises:
-        RepositoryError: If a bucket is shorter than every window.
     """
     rows = [(windows, index) for windows in _windows(maker, examples) for index in range(len(windows))]
     rows.sort(key=_length)
     batches = {}
     for bucket in buckets:
         fitting = [row for row in rows if _length(row) <= bucket.length]
-        if not fitting:
-            raise RepositoryError(
-                f"no question to warm up {bucket.model}: all windows are longer than {bucket.length} tokens: "
-                "give more questions with --data"
-            )
-        batches[bucket.model] = batch_windows(fitting[-1:], length=bucket.length)
+        row = fitting[-1] if fitting else rows[0]
+        batches[bucket.model] = _head(batch_windows([row], length=max(_length(row), bucket.length)), bucket.length)
     return batches
 
 
@@ -58,6 +50,12 @@ def warmup_files(batches: Mapping[str, Batch]) -> dict[str, bytes]:
 
 def _windows(maker: WindowMaker, examples: Iterable[Example]) -> list[Windows]:
     return maker.windows_of_many([(example.question, example.context) for example in examples])
+
+
+def _head(batch: Batch, length: int) -> Batch:
+    arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    input_ids, attention_mask, token_type_ids = (array[:, :length] for array in arrays)
+    return Batch(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
 
 
 def _length(row: tuple[Windows, int]) -> int:

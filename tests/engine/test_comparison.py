@@ -1,15 +1,22 @@
 """A network is held against torch on real questions: logits, answers, scores, and a paired interval of the loss."""
 
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from spanqa.cli import main
 from spanqa.squad import read_squad
+from spanqa.windows import WindowMaker
+from spanqa_build import comparison as comparison_module
 from spanqa_build.comparison import FLOAT32, Comparison, Limits, table_from_stages
 from spanqa_build.errors import ParityError
-from spanqa_build.parity import run_torch
+from spanqa_build.parity import answers_from_logits, run_torch
 from spanqa_training.checkpoint import load_checkpoint
+from spanqa_training.commands.negatives import write_squad
+from spanqa_training.evaluate import window_logits
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +92,55 @@ def test_the_table_has_a_line_for_each_stage(comparison, minilm):
     lines = table_from_stages(stages).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["", "torch float32", "noisy"]
     assert "of 24" in lines[2]
+
+
+class Server:
+    """A client of a server that serves the checkpoint itself, or answers nothing right."""
+
+    def __init__(self, checkpoint, model, *, right):
+        self._checkpoint, self._model, self._right = checkpoint, model, right
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    def ask_many(self, pairs, **_settings):
+        maker = WindowMaker(self._checkpoint.tokenizer(), self._checkpoint.windows)
+        windows = maker.windows_of_many(pairs)
+        logits = window_logits(partial(run_torch, self._model), windows, quiet=True)
+        decoded = answers_from_logits(self._checkpoint, windows, [context for _, context in pairs], logits).decoded
+        return [self._answer(one) for one in decoded]
+
+    def _answer(self, decoded):
+        best = decoded.spans[0]
+        margin = decoded.null_logit - best.logit
+        spans = (best if self._right else replace(best, text="no such answer", char_start=0, char_end=1),)
+        return SimpleNamespace(spans=spans, no_answer_margin=margin)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_server_that_answers_worse_than_int8_may_fails_the_command_after_the_table(
+    root, minilm, monkeypatch, capsys, tmp_path, right
+):
+    monkeypatch.setattr(comparison_module, "QAClient", lambda _url: Server(*minilm, right=right))
+    questions = tmp_path / "questions.json"
+    write_squad(read_squad(root / "data" / "heldout200.json")[:8], questions)
+    model = str(root / "training" / "checkpoints" / "spanqa-minilm")
+    code = main(["build", "-m", model, "--served", "localhost:1", "--data", str(questions), "--quiet"])
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["", "torch float32", "served"]
+    if right:
+        assert (code, err) == (0, "")
+        return
+    assert code == 2
+    assert "served against torch: F1 falls by " in err
+    assert "at most 0.5 are allowed: serve a repository that is built from this checkpoint" in err
+    assert err.count("\n") == 1
+
+
+def test_the_help_tells_what_a_server_is_held_to(capsys):
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    assert "fails where F1 falls by more than 0.5 points" in " ".join(capsys.readouterr().out.split())

@@ -216,13 +216,28 @@ def test_a_mistake_of_our_own_is_not_told_as_one_of_tensorrt():
         print(1 / 0)
 
 
-def test_a_timing_cache_belongs_to_one_gpu_and_one_version(tmp_path):
-    names = {
-        timing_cache_path(tmp_path, gpu, version).name
-        for gpu, version in itertools.product(["Tesla V100-SXM2-16GB", "Tesla V100-SXM2-32GB"], ["10.4.0", "10.3.0"])
-    }
-    assert len(names) == 4
+def test_a_timing_cache_belongs_to_one_gpu_one_version_and_one_set_of_tactic_sources(tmp_path):
+    gpus, versions = ["Tesla V100-SXM2-16GB", "Tesla V100-SXM2-32GB"], ["10.4.0", "10.3.0"]
+    sources = [(), ("CUBLAS", "CUBLAS_LT"), ("CUBLAS",)]
+    names = {timing_cache_path(tmp_path, *parts).name for parts in itertools.product(gpus, versions, sources)}
+    assert len(names) == 12
     assert "tesla-v100-sxm2-16gb_tensorrt-10.4.0.timing-cache" in names
+    assert "tesla-v100-sxm2-16gb_tensorrt-10.4.0_cublas_cublas-lt.timing-cache" in names
+
+
+def test_each_set_of_tactic_sources_is_timed_with_a_cache_of_its_own(fake_tensorrt, tmp_path, monkeypatch):
+    caches = {}
+
+    def plan(onnx, target, length, sources, cache):
+        caches[sources] = cache.name
+        return ",".join(sources).encode()
+
+    monkeypatch.setattr(engine, "_plan_from_onnx", plan)
+    build(tmp_path)
+    assert caches == {
+        (): "tesla-v100_tensorrt-10.4.0.timing-cache",
+        ("CUBLAS", "CUBLAS_LT"): "tesla-v100_tensorrt-10.4.0_cublas_cublas-lt.timing-cache",
+    }
 
 
 def test_a_timing_cache_is_read_and_replaced(tmp_path):

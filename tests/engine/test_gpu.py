@@ -69,6 +69,12 @@ def test_another_gpu_is_told_with_the_one_needed():
     )
 
 
+def test_without_a_part_for_tensorrt_all_else_is_compared():
+    wrong = dataclasses.replace(GPU, compute_capability="8.0", driver="450.1", free_bytes=0)
+    assert mismatches(V100, GPU, None) == []
+    assert len(mismatches(V100, wrong, None, needed_bytes=1)) == 3
+
+
 def test_an_old_driver_is_told():
     (found,) = mismatches(V100, dataclasses.replace(GPU, driver="470.57.02"), "10.4.0")
     assert found.startswith("NVIDIA's driver is 470.57.02, and nvcr.io/nvidia/tritonserver:24.09-py3 needs >=525.60.13")

@@ -3,25 +3,35 @@
 No GPU and no TensorRT are here: what they would compile is stood in for by the very ONNX, run by ONNX Runtime.
 """
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from functools import partial
 
+import onnxruntime
 import pytest
 import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa.cli import main
+from spanqa.packing import Bucket
+from spanqa.squad import Example
+from spanqa.windows import WindowMaker
 from spanqa_build import gpu_build
 from spanqa_build.comparison import Limits
 from spanqa_build.engine import EngineFacts
 from spanqa_build.errors import EngineError, GpuError, ParityError, RepositoryError
 from spanqa_build.gpu import GpuFacts
 from spanqa_build.gpu_build import GpuBuild
+from spanqa_build.onnx_gpu import check_cuda_provider
 from spanqa_build.parity import run_onnx, session_from_onnx
+from spanqa_build.plan import ENGINES
 from spanqa_build.targets import target_from_name
+from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoint import load_checkpoint
 
 V100 = GpuFacts(
@@ -70,6 +80,15 @@ def there(monkeypatch):
     monkeypatch.setattr(gpu_build, "tensorrt_version", lambda: "10.4.0")
     monkeypatch.setattr(gpu_build, "build_engine", build_engine)
     monkeypatch.setattr(gpu_build, "network_from_engines", network_from_engines)
+    monkeypatch.setattr(gpu_build, "check_cuda_provider", lambda: None)
+    monkeypatch.setattr(gpu_build, "cuda_network", lambda path: partial(run_onnx, session_from_onnx(path)))
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Nothing of the work itself may be begun."""
+    for name in ("questions_to_check", "Comparison", "fused_float16_from_model", "float16_network_from_windows"):
+        monkeypatch.setattr(gpu_build, name, lambda *_args, name=name, **_kwargs: pytest.fail(f"{name} was called"))
 
 
 @pytest.fixture
@@ -127,6 +146,100 @@ def test_a_check_of_what_is_there_comes_before_any_work(there, build, tmp_path, 
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"compute_capability": "8.0"}, r"compute capability 8\.0, and target v100 needs 7\.0"),
+        ({"driver": "470.57.02"}, r"NVIDIA's driver is 470\.57\.02"),
+        ({"free_bytes": 1 << 20}, r"1 MiB of the GPU's .* are free"),
+    ],
+)
+def test_both_engines_need_the_gpu_its_driver_and_its_memory(
+    there, no_work, build, tmp_path, monkeypatch, engine, wrong, words
+):
+    monkeypatch.setattr(gpu_build, "gpu_facts", lambda: dataclasses.replace(V100, **wrong))
+    with pytest.raises(GpuError, match=words):
+        build(engine=engine).write(tmp_path / "repository")
+
+
+def test_onnx_runtime_needs_no_tensorrt_and_is_bound_to_no_gpu_but_says_where_it_was_measured(
+    there, build, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gpu_build, "tensorrt_version", lambda: pytest.fail("TensorRT was asked for"))
+    manifest = build(engine="onnxruntime").write(tmp_path / "repository")
+    assert (manifest.engine.platform, manifest.engine.gpu, manifest.engine.tensorrt) == ("onnxruntime_onnx", None, None)
+    assert manifest.encoder["measured_on"] == {"name": V100.name, "compute_capability": "7.0", "driver": V100.driver}
+    assert main(["build", "--check", str(tmp_path / "repository")]) == 0
+
+
+def test_without_a_cuda_provider_nothing_is_begun(there, no_work, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_build, "check_cuda_provider", check_cuda_provider)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ParityError, match="has no CUDAExecutionProvider"):
+        build(engine="onnxruntime").write(tmp_path / "repository")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_output_that_is_something_else_is_refused_before_anything_is_begun(
+    there, no_work, build, tmp_path, monkeypatch, engine
+):
+    monkeypatch.setattr(gpu_build, "gpu_facts", lambda: pytest.fail("the GPU was asked"))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").touch()
+    with pytest.raises(RepositoryError, match="holds something else than a model repository"):
+        build(engine=engine).write(tmp_path / "letters")
+
+
+def test_a_bucket_that_no_question_fits_is_warmed_up_with_the_head_of_one(tiny_model_folder):
+    checkpoint, _ = load_checkpoint(tiny_model_folder)
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    context = "The tower of Crete was built long ago by masons. " * 18
+    example = Example(id="1", question="Who built it?", title="", context=context, answers=(), paragraph=0)
+    buckets = [Bucket(length=length, model=f"encoder_{length}", max_rows=1) for length in (128, 192, 256)]
+    warmup = warmup_from_examples(maker, [example], buckets)
+    assert {model: batch.input_ids.shape for model, batch in warmup.items()} == {
+        "encoder_128": (1, 128),
+        "encoder_192": (1, 192),
+        "encoder_256": (1, 256),
+    }
+    whole = warmup["encoder_256"].input_ids
+    for length in (128, 192):
+        batch = warmup[f"encoder_{length}"]
+        assert (batch.input_ids == whole[:, :length]).all()
+        assert batch.attention_mask.all()
+
+
+def test_warm_up_is_chosen_before_torch_is_asked_and_engines_are_built(there, build, tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise RepositoryError("chosen")
+
+    monkeypatch.setattr(gpu_build, "warmup_from_examples", refuse)
+    monkeypatch.setattr(gpu_build, "Comparison", lambda *_args, **_kwargs: pytest.fail("torch was asked"))
+    with pytest.raises(RepositoryError, match="chosen"):
+        build().write(tmp_path / "repository")
+
+
+def test_the_inputs_of_perf_analyzer_are_of_the_buckets_that_have_windows(there, build, root, tmp_path):
+    repository = tmp_path / "repository"
+    build().write(repository)
+    short = tmp_path / "short.json"
+    question = {"id": "1", "question": "Who built it?", "answers": [{"text": "masons", "answer_start": 3}]}
+    document = {"data": [{"title": "", "paragraphs": [{"context": "By masons.", "qas": [question]}]}]}
+    short.write_text(json.dumps(document), encoding="utf-8")
+    script, options = root / "benchmarks" / "gpu_report.py", ["--repository", str(repository), "--data", str(short)]
+    command = [sys.executable, str(script), "inputs", *options, "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "128\n"), done.stderr
+    assert [line.split(": ", 1)[1] for line in done.stderr.splitlines()] == [
+        "no window of 129 to 192 tokens: not measured",
+        "no window of 193 to 256 tokens: not measured",
+    ]
+    (row,) = json.loads((tmp_path / "inputs_128.json").read_text())["data"]
+    assert {tuple(tensor["shape"]) for tensor in row.values()} == {(128,)}
+    assert not (tmp_path / "inputs_192.json").exists()
+
+
 @pytest.mark.parametrize("fault", ["engine", "parity", "disk"])
 def test_a_build_that_fails_leaves_the_repository_as_it_was(there, build, tmp_path, monkeypatch, fault):
     repository = tmp_path / "repository"
@@ -174,6 +287,13 @@ def test_the_command_plans_for_any_gpu_without_one(tiny_model_folder, capsys):
         plan = json.loads(capsys.readouterr().out)
         assert plan["lengths"] == lengths
         assert plan["gpu_memory"]["total_bytes"] > 0
+
+
+def test_the_plan_of_the_command_has_what_was_given(tiny_model_folder, thirty_questions, capsys):
+    options = ["--engine", "onnxruntime", "-k", "env:THE_KEY", "--data", str(thirty_questions)]
+    assert main(["build", "-m", str(tiny_model_folder), "--target", "v100", "--plan", "--json", *options]) == 0
+    command = json.loads(capsys.readouterr().out)["commands"][1]
+    assert "--engine onnxruntime -k env:THE_KEY --data /mnt/data/thirty.json" in command
 
 
 def test_the_command_builds_checks_and_rolls_back(

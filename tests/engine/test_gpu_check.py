@@ -1,13 +1,17 @@
 """The script for whoever has the GPU: its dry run goes to the end, its commands exist, its report reads its files."""
 
+import fnmatch
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from spanqa.cli import COMMANDS
+from spanqa_build.targets import target_from_name
 
 HEADER = "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 latency,p99 latency,Avg latency\n"
 
@@ -45,6 +49,90 @@ def test_every_spanqa_command_in_it_exists_and_takes_its_options(dry_run, monkey
     assert seen == {"build", "bench", "predict", "score"}
 
 
+FAKES = {
+    "nvidia-smi": 'echo "Tesla V100-SXM2-32GB, 7.0, 535.183.01, 32768 MiB"',
+    "curl": "exit 0",
+    "tritonserver": 'echo "$@" >> {work}/served; exec sleep 60',
+    "perf_analyzer": 'while [ "$1" != -f ]; do shift; done; printf "{header}1,99.5,0,10500,0,0,11100,10600\\n" > "$2"',
+    "spanqa": 'case "$*" in *"--engine {broken}"*) exit 2 ;; esac',
+    "python3": 'case "$2" in inputs) echo 128; echo 384 ;; *) exec {python} "$@" ;; esac',
+}
+
+
+@pytest.fixture
+def checked(root, tmp_path):
+    """The script among programs that do nothing, in a copy of the project whose results can be written or not."""
+
+    def run(broken="nothing"):
+        programs, work = tmp_path / "bin", tmp_path / "work"
+        for folder in (programs, work, tmp_path / "build", tmp_path / "benchmarks"):
+            folder.mkdir(exist_ok=True)
+        for name, script in FAKES.items():
+            values = {
+                "{work}": work,
+                "{python}": sys.executable,
+                "{header}": HEADER.rstrip() + "\\n",
+                "{broken}": broken,
+            }
+            for key, value in values.items():
+                script = script.replace(key, str(value))
+            (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+            (programs / name).chmod(0o755)
+        shutil.copy(root / "build" / "gpu_check.sh", tmp_path / "build")
+        shutil.copy(root / "benchmarks" / "gpu_report.py", tmp_path / "benchmarks")
+        environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+        command = [str(tmp_path / "build" / "gpu_check.sh"), "-m", "my model.tlt", "-t", "v100", "-w", str(work)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        return done, work
+
+    return run
+
+
+@pytest.mark.parametrize(("broken", "other"), [("tensorrt", "onnxruntime"), ("onnxruntime", "tensorrt")])
+def test_an_engine_that_fails_costs_neither_the_other_nor_the_report(checked, broken, other):
+    done, work = checked(broken)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"gpu_check: error: failed: {broken}\n")
+    report = (work / "tesla-v100-sxm2-32gb.md").read_text()
+    assert f"| {other} | 128 | 1 | 99.5 |" in report
+    assert f"| {broken} |" not in report
+    assert f"missing or incomplete: {broken}." in report
+
+
+def test_only_the_lengths_of_the_built_repository_are_measured(checked):
+    done, work = checked()
+    assert done.returncode == 0, done.stderr
+    assert {path.name.split("-")[1] for path in work.glob("*-*-*.csv")} == {"128", "384"}
+    assert len(list(work.glob("*-*-*.csv"))) == 2 * 2 * 3
+
+
+def test_the_server_that_runs_is_the_one_that_is_told(checked):
+    done, work = checked()
+    told = [line.removeprefix("+ tritonserver ") for line in done.stdout.splitlines() if "+ tritonserver" in line]
+    assert (work / "served").read_text().splitlines() == told
+    assert len(told) == 2
+
+
+def test_the_report_is_in_the_work_folder_and_copied_where_that_can_be_written(checked, tmp_path):
+    done, work = checked()
+    assert done.returncode == 0
+    assert "the report stays in" in done.stderr  # there is no folder of results
+    (tmp_path / "benchmarks" / "results").mkdir()
+    done, work = checked()
+    assert "the report stays in" not in done.stderr
+    (copied,) = (tmp_path / "benchmarks" / "results").iterdir()
+    assert copied.read_text() == (work / copied.name).read_text()
+
+
+@pytest.mark.parametrize("option", ["-m", "-t", "-d", "-w"])
+def test_an_option_without_its_value_is_one_sentence(root, option):
+    command = [str(root / "build" / "gpu_check.sh"), option]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"gpu_check: error: {option} has no value: give -m CHECKPOINT")
+    assert done.stderr.count("\n") == 1
+
+
 def test_without_a_checkpoint_it_says_so_and_does_nothing(root):
     done = subprocess.run([str(root / "build" / "gpu_check.sh"), "--dry"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
@@ -63,6 +151,7 @@ def test_the_report_lays_out_what_was_measured_beside_what_is_published(root, tm
     done = subprocess.run([*command, "--results", str(results)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     (report,) = results.iterdir()
+    assert (work / report.name).read_text() == report.read_text()
     assert report.name == "tesla-v100-sxm2-32gb.md"
     text = report.read_text()
     assert "| tensorrt | 384 | 8 | 205.5 | 38.50 | 39.10 | 208 |" in text
@@ -73,3 +162,23 @@ def test_the_image_takes_the_container_of_every_target(root):
     text = (root / "build" / "Dockerfile").read_text(encoding="utf-8")
     assert "FROM ${IMAGE} AS serve" in text
     assert text.count("USER triton-server") == 2
+
+
+def test_the_image_that_builds_gets_the_versions_of_the_target_and_those_of_volta_by_default(root):
+    text = (root / "build" / "Dockerfile").read_text(encoding="utf-8")
+    v100 = target_from_name("v100")
+    stage = text.partition("FROM serve AS build")[2]
+    assert f"ARG TENSORRT_BINDINGS={v100.tensorrt_bindings}\n" in stage
+    assert f"ARG ONNXRUNTIME={v100.onnxruntime}\n" in stage
+    # The CPU's would overwrite the library of the GPU's, whose last place in the stage is all that makes it count.
+    assert stage.index('"onnxruntime==${ONNXRUNTIME}"') < stage.index('"onnxruntime-gpu==${ONNXRUNTIME}"')
+    assert stage.rindex("pip install") == stage.index('pip install --no-cache-dir --no-deps "${TENSORRT_BINDINGS}"')
+
+
+def test_the_image_gets_the_templates_and_no_environment_weights_or_repository(root):
+    patterns = (root / ".dockerignore").read_text(encoding="utf-8").split("\n")
+    assert {".git", ".venv", "results", "repository*", "**/*.tlt", "**/*.plan"} <= set(patterns)
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, timeout=60).stdout.split()
+    top = {path.partition("/")[0] for path in tracked}
+    assert "model_repository" in top
+    assert not any(fnmatch.fnmatch(name, pattern) for name in top for pattern in patterns if pattern)

@@ -5,11 +5,12 @@ from functools import partial
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
-from spanqa.windows import WindowMaker
+from spanqa.windows import WindowMaker, batch_windows
 from spanqa_build.cpu import fused_from_onnx
 from spanqa_build.cpu_speed import sampled_batches
 from spanqa_build.errors import ParityError, PrecisionError
@@ -27,7 +28,10 @@ def batches(root, tiny_model_folder):
     checkpoint, _ = load_checkpoint(tiny_model_folder)
     pairs = [(example.question, example.context) for example in read_squad(root / "data" / "heldout200.json")[:20]]
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
-    return sampled_batches(maker.windows_of_many(pairs), n_windows=8)
+    windows = maker.windows_of_many(pairs)
+    padded = batch_windows([(one, 0) for one in windows[:4]], length=256)
+    assert len(set(padded.attention_mask.sum(axis=1).tolist())) > 1
+    return [*sampled_batches(windows, n_windows=8), padded]
 
 
 def model_of(layer_norm):
@@ -57,6 +61,22 @@ def test_the_graph_for_cuda_computes_what_torch_does_before_it_is_rounded(layer_
 
 
 @pytest.mark.parametrize("layer_norm", ["post", "pre"])
+def test_attention_gets_the_length_of_each_window_as_the_fused_kernels_need(layer_norm, batches, tmp_path):
+    fused_float16_from_model(model_of(layer_norm), tmp_path / "model.onnx", batches)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    (counts,) = {node.input[3] for node in graph.node if node.op_type == "Attention"}
+    (source,) = (node for node in graph.node if counts in node.output)
+    axes = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if tensor.dims == [1]}
+    assert source.op_type == "ReduceSum"
+    summed = [node for node in graph.node if source.input[0] in node.output]
+    assert [node.op_type for node in summed] in ([], ["Cast"])
+    assert (summed[0] if summed else source).input[0] == "attention_mask"
+    attributes = {one.name: helper.get_attribute_value(one) for one in source.attribute}
+    assert (axes.get(source.input[1]) if len(source.input) > 1 else list(attributes["axes"])) == [1]
+    assert attributes["keepdims"] == 0
+
+
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
 def test_every_layer_is_fused_and_float16_between_int32_ids_and_float32_logits(layer_norm, batches, tmp_path):
     fused_float16_from_model(model_of(layer_norm), tmp_path / "model.onnx", batches)
     network = onnx.load(tmp_path / "model.onnx")
@@ -81,8 +101,21 @@ def test_activations_beyond_float16_are_refused_with_the_other_engine(batches, t
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_cuda_provider_one_sentence_says_what_to_install(tmp_path):
-    with pytest.raises(ParityError, match=f"has no {CUDA}: pip install onnxruntime-gpu"):
+    with pytest.raises(ParityError, match=f"has no {CUDA}: .* pip install onnxruntime-gpu"):
         cuda_network(tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_cuda_provider_that_falls_back_to_the_cpu_is_refused(batches, tmp_path, monkeypatch):
+    fused_float16_from_model(model_of("post"), tmp_path / "model.onnx", batches)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, providers: session(path, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(ParityError, match=f"cannot start its {CUDA}: install the CUDA and cuDNN") as caught:
+        cuda_network(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.gpu

@@ -225,12 +225,6 @@ def test_an_encoder_is_warmed_up_with_a_real_window(gpu_repository, maker):
     assert types[n_tokens - 1] == 1
 
 
-def test_a_bucket_shorter_than_every_question_cannot_be_warmed_up(maker, thirty_questions):
-    bucket = Bucket(length=8, model="encoder_8", max_rows=1)
-    with pytest.raises(RepositoryError, match="no question to warm up encoder_8"):
-        warmup_from_examples(maker, read_squad(thirty_questions), [bucket])
-
-
 def test_the_rival_has_the_same_buckets_without_profiles_and_graphs(write_gpu, tmp_path):
     write_gpu(tmp_path / "repo", ONNXRUNTIME)
     assert (tmp_path / "repo" / "encoder_256" / "1" / "model.onnx").read_text() == "plan 256"

@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from spanqa_build.errors import TargetError
 from spanqa_build.gpu import GpuFacts
@@ -77,18 +79,34 @@ def test_an_unknown_name_is_told_with_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("longest", "lengths"),
+    ("longest", "max_positions", "lengths"),
     [
-        (384, (128, 192, 256, 384)),
-        (256, (128, 192, 256)),
-        (512, (128, 192, 256, 384, 512)),
-        (100, (104,)),
-        (200, (128, 192, 200)),
-        (381, (128, 192, 256, 384)),
+        (384, 512, (128, 192, 256, 384)),
+        (256, 512, (128, 192, 256)),
+        (512, 512, (128, 192, 256, 384, 512)),
+        (100, 512, (104,)),
+        (200, 512, (128, 192, 200)),
+        (381, 512, (128, 192, 256, 384)),
+        (381, 382, (128, 192, 256, 382)),
+        (509, 509, (128, 192, 256, 384, 509)),
+        (128, 128, (128,)),
     ],
 )
-def test_the_last_bucket_holds_the_longest_window_and_fills_the_tensor_cores(longest, lengths):
-    assert target_from_name("v100").lengths_up_to(longest) == lengths
+def test_the_last_bucket_holds_the_longest_window_and_fills_the_tensor_cores_as_far_as_there_are_positions(
+    longest, max_positions, lengths
+):
+    assert target_from_name("v100").lengths_up_to(longest, max_positions=max_positions) == lengths
+
+
+@pytest.mark.parametrize("target", GPU_TARGETS, ids=lambda target: target.name)
+def test_the_bindings_are_exact_and_of_a_tensorrt_and_a_cuda_that_the_target_takes(target):
+    bindings, package = Requirement(target.tensorrt_bindings), Requirement(target.tensorrt_package)
+    (exact,) = bindings.specifier
+    assert exact.operator == "=="
+    assert SpecifierSet(target.tensorrt).contains(exact.version)
+    assert package.specifier.contains(exact.version)
+    assert bindings.name == f"{package.name}-bindings"
+    assert str(Version(target.onnxruntime)) == target.onnxruntime
 
 
 @pytest.mark.parametrize(
@@ -105,6 +123,8 @@ def test_the_last_bucket_holds_the_longest_window_and_fills_the_tensor_cores(lon
         ({"graph_batches": (1, 32)}, "graph_batches .* none above largest_batch 16"),
         ({"tensorrt": "10.4"}, "tensorrt of target v100 is '10.4': give a version specifier"),
         ({"driver": ""}, "driver"),
+        ({"tensorrt_bindings": ""}, "tensorrt_bindings .* as every target with a GPU has"),
+        ({"onnxruntime": ""}, "onnxruntime .* as every target with a GPU has"),
         ({"layer_norm": "fused"}, "layer_norm of target v100 is 'fused': give operator or primitives"),
         ({"container": 24.09}, "container of target v100 is 24.09: give text in quotes"),
     ],

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from spanqa_build.check import check_repository
-from spanqa_build.comparison import Comparison, Stage, table_from_stages
+from spanqa_build.comparison import INT8, Comparison, Stage, table_from_stages
 from spanqa_build.cpu_build import PRECISIONS, CpuBuild
 from spanqa_build.errors import BuildError
-from spanqa_build.gpu_build import ENGINES, GpuBuild
+from spanqa_build.gpu_build import GpuBuild
 from spanqa_build.parity import Parity, run_torch
-from spanqa_build.plan import plan_from, table_from_plan
-from spanqa_build.questions import add_data_option, questions_to_check
+from spanqa_build.plan import ENGINES, plan_from, table_from_plan
+from spanqa_build.plan_commands import Wanted
+from spanqa_build.questions import DEFAULT_DATA, add_data_option, questions_to_check
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, all_targets, target_from_name
 from spanqa_training.arguments import add_key_option, key_from_args
@@ -44,7 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
     parser.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
     parser.add_argument(
-        "--served", metavar="H:P", help="hold what a running server answers against the checkpoint (-m), build nothing"
+        "--served",
+        metavar="H:P",
+        help="hold what a running server answers against the checkpoint (-m), build nothing; fails where F1 falls by"
+        f" more than {INT8.f1_loss:g} points, int8's limit, as a server does not tell its precision",
     )
     parser.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -87,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
     target = target_from_name(args.target)
-    plan = plan_from(checkpoint, target, model=args.model, output=args.output or "REPOSITORY")
+    data = None if args.data == DEFAULT_DATA else str(args.data)
+    wanted = Wanted(model=args.model, output=args.output or Wanted().output, data=data, key=args.key)
+    plan = plan_from(checkpoint, target, engine=args.engine, wanted=wanted)
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
     return 0
 
@@ -95,8 +101,10 @@ def _plan(args: argparse.Namespace) -> int:
 def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:
     reference = partial(run_torch, model.eval())
     comparison = Comparison(checkpoint, questions_to_check(args.data), reference, quiet=args.quiet)
-    stages = [comparison.reference, comparison.of_server("served", args.served)]
+    served = comparison.of_server("served", args.served)
+    stages = [comparison.reference, served]
     print(json.dumps([asdict(stage) for stage in stages], indent=2) if args.json else table_from_stages(stages))
+    comparison.check(served, INT8, remedy="serve a repository that is built from this checkpoint")
     return 0
 
 

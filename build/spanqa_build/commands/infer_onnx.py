@@ -8,13 +8,12 @@ from functools import partial
 from spanqa_build.parity import run_onnx, session_from_onnx
 from spanqa_training.arguments import add_overrides, add_spec_options, request_from_args
 from spanqa_training.commands.infer import INFERENCE_KEYS, add_output_options, infer, show
-from spanqa_training.packed import read_packed_network
-from spanqa_training.sources import restored_path
+from spanqa_training.sources import open_network, restored_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add_spec_options(parser, gpus=False)
+    add_spec_options(parser)
     add_output_options(parser)
     add_overrides(parser)
 
@@ -23,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     """Answer infer_ds and write the three files of `spanqa infer`."""
     request = request_from_args(args, uses={"infer_ds"}, reads=INFERENCE_KEYS)
     request.spec.require_files("infer_ds")
-    packed = read_packed_network(restored_path(request.spec, request.results), key=request.key)
+    packed = open_network(restored_path(request.spec, request.results), key=request.key)
     network = partial(run_onnx, session_from_onnx(packed.network))
-    show(args, infer(request, packed.checkpoint, network, quiet=args.quiet))
+    # On the CPU, where `infer -g N` has N batches in work at once too.
+    n_threads = request.spec.trainer.gpus or 1
+    show(args, infer(request, packed.checkpoint, network, n_threads=n_threads, quiet=args.quiet))
     return 0
