@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spanqa.errors import DataError
-from spanqa.json_fields import Fields, join
+from spanqa.json_fields import Fields, join, shortened
 
 _SORTED_AT_ONCE = 1 << 16
 """Hashes of ids in one list: some MB."""
+
+
+_CONTROLS = ("Cc", "Cf")
+"""Unicode's categories of characters that no tokenizer of BERT sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Example:
         title: The article's title; empty where the file gives none.
         answers: Gold answers; none for an unanswerable question.
         paragraph: Index of the paragraph in its file, counted over all articles.
+        place: Its file and its place there, for errors; empty where it comes from no file.
     """
 
     id: str
@@ -49,6 +55,7 @@ class Example:
     title: str
     answers: tuple[GoldAnswer, ...]
     paragraph: int
+    place: str = field(default="", compare=False, repr=False)
 
 
 PlacedExample = tuple[str, Example]
@@ -120,7 +127,7 @@ def _repeated_ids(path: Path, reader: Reader, hashes: array[int]) -> Iterator[Da
             first = first_places.setdefault(example.id, place)
             if first != place:
                 at_id = join(place, "id")
-                yield DataError(f"{path}: {at_id}: {example.id!r} is also the id of {first}: ids must differ")
+                yield DataError(f"{path}: {at_id}: {shortened(example.id)} is also the id of {first}: ids must differ")
 
 
 def checked_question(fields: Fields, parent: Any, place: str) -> str:
@@ -133,6 +140,11 @@ def checked_question(fields: Fields, parent: Any, place: str) -> str:
     if not question.strip():
         raise fields.fail(join(place, "question"), "is empty")
     return question
+
+
+def holds_word(text: str) -> bool:
+    """Whether a text holds more than white space and control characters, whatever the tokenizer."""
+    return any(not (char.isspace() or unicodedata.category(char) in _CONTROLS) for char in text)
 
 
 def checked_answer(fields: Fields, context: str, text: str, start: int, at_text: str, at_start: str) -> GoldAnswer:
@@ -155,7 +167,7 @@ def checked_answer(fields: Fields, context: str, text: str, start: int, at_text:
         there = context[max(start, 0) : max(start, 0) + len(text)]
         found = context.find(text)
         mend = f"it stands at {found}" if found >= 0 else "it stands nowhere in the context"
-        raise fields.fail(at_start, f"{start} holds {there!r}, not the answer {text!r}: {mend}")
+        raise fields.fail(at_start, f"{start} holds {shortened(there)}, not the answer {shortened(text)}: {mend}")
     return GoldAnswer(text, start)
 
 

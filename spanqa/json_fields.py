@@ -26,11 +26,15 @@ class Fields:
 
     def fail(self, place: str, problem: str) -> DataError:
         """Make the error that says what is wrong with the value at a place."""
-        return DataError(f"{self._path}: {place}: {problem}")
+        return DataError(f"{self.at(place)}: {problem}")
+
+    def at(self, place: str) -> str:
+        """Name the file and a place in it."""
+        return f"{self._path}: {place}"
 
     def missing(self, place: str, keys: Collection[str]) -> DataError:
         """Make the error that says that an object lacks what should stand at a place."""
-        shown = ", ".join(map(repr, list(keys)[:_SHOWN_KEYS])) + (", ..." if len(keys) > _SHOWN_KEYS else "")
+        shown = ", ".join(map(shortened, list(keys)[:_SHOWN_KEYS])) + (", ..." if len(keys) > _SHOWN_KEYS else "")
         return self.fail(place, f"missing; keys here: {shown or 'none'}")
 
     def checked(self, value: Any, place: str, kind: type) -> Any:
@@ -73,6 +77,11 @@ class Fields:
 def join(place: str, key: str) -> str:
     """Name a field of the object at a place: a JSON path, or `line N` or `row N` of a file of rows."""
     return f"{place}: {key}" if place[-1:].isdigit() else f"{place}.{key}"
+
+
+def shortened(text: str) -> str:
+    """Quote a text for a message, only its beginning where it is long."""
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
 
 
 def _described(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,28 @@ from spanqa.examples import (
     checked_question,
 )
 from spanqa.json_fields import Fields, join
-from spanqa.json_stream import data_error_from_json
+from spanqa.json_stream import JsonStream, data_error_from_json
 
 _SUFFIXES = (".jsonl", ".ndjson")
-_LONGEST_FIRST_LINE = 1 << 16
-"""Characters of a first line that is tried as a row in a file that no suffix names; a longer one is SQuAD's."""
 
 
 def is_json_lines(path: Path, head: str) -> bool:
-    """Whether a file holds a question a line: by its suffix, else by its first line.
+    """Whether a file holds a question a line: by its suffix, else by the keys of its first line.
 
     Args:
         path: The file.
-        head: The beginning of its text.
+        head: The beginning of its text, which may end in the first line.
     """
     if path.name.lower().removesuffix(".gz").endswith(_SUFFIXES):
         return True
-    line = head.lstrip().partition("\n")[0]
-    if len(line) > _LONGEST_FIRST_LINE:
-        return False
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return type(row) is dict and "data" not in row and ("question" in row or "context" in row)
+    line = JsonStream(path, iter([head.lstrip().partition("\n")[0]]))
+    keys = set()
+    if line.peek() == "{":
+        with suppress(DataError):
+            for key in line.members():
+                keys.add(key)
+                line.value()
+    return "data" not in keys and not keys.isdisjoint(("question", "context"))
 
 
 def rows_from_lines(path: Path, chunks: Iterable[str], report: OnDefect) -> Iterator[tuple[str, Any]]:
@@ -95,6 +94,7 @@ def examples_from_rows(
                 title="" if row.get("title") is None else fields.get(row, place, "title", str),
                 answers=_answers(fields, row, place, context, require_answers),
                 paragraph=paragraph,
+                place=fields.at(place),
             )
         except DataError as defect:
             report(defect)

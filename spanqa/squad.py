@@ -170,6 +170,7 @@ def _questions(
                 title=title,
                 answers=_answers(fields, qa, place, context, require_answers),
                 paragraph=number,
+                place=fields.at(place),
             )
         except DataError as defect:
             report(defect)

@@ -15,6 +15,12 @@ from spanqa.errors import TokenizerError
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
+_NORMALIZATION = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Keys of tokenizer_config.json -> arguments of BertNormalizer, whose defaults are BERT's."""
 _SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 
@@ -80,8 +86,14 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Entries of the vocabulary, added tokens included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        """The largest id and one, added tokens included: a vocabulary may leave ids out."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def lower_cases(self) -> bool:
+        """Whether text is lower-cased."""
+        normalizer = self._backend.normalizer
+        return normalizer is not None and normalizer.normalize_str("A") == "a"
 
     def pieces(self, text: str) -> Pieces:
         """Cut one text into word pieces.
@@ -112,7 +124,8 @@ def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> To
     Args:
         path: The file or folder. In a folder tokenizer.json is preferred.
         do_lower_case: For a vocab.txt: whether text is lower-cased and stripped of accents, as in BERT's
-            uncased models. By default read from a tokenizer_config.json beside it, else true.
+            uncased models. By default read from a tokenizer_config.json beside it, else true. What that file says
+            of accents and of Chinese characters holds in any case.
 
     Raises:
         TokenizerError: If nothing is found there, or it cannot be used.
@@ -129,24 +142,28 @@ def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> To
         raise TokenizerError(f"{path}: cannot be read as a tokenizer: {error}") from error
     try:
         if path.suffix == ".txt":
-            lower = _lower_case_beside(path) if do_lower_case is None else do_lower_case
-            return Tokenizer(_serialized_from_vocabulary(text.split("\n"), do_lower_case=lower))
+            said = _normalization_beside(path)
+            if do_lower_case is not None:
+                said["lowercase"] = do_lower_case
+            return Tokenizer(_serialized_from_vocabulary(text.split("\n"), said))
         return Tokenizer(text)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
 
 
-def _lower_case_beside(vocabulary: Path) -> bool:
+def _normalization_beside(vocabulary: Path) -> dict[str, bool]:
+    """What a tokenizer_config.json says of a vocab.txt, as arguments of the tokenizers library's normalizer."""
     config = vocabulary.with_name("tokenizer_config.json")
     if not config.is_file():
-        return True
+        return {}
     try:
-        return bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
-    except (OSError, ValueError, AttributeError) as error:
+        said = json.loads(config.read_text(encoding="utf-8"))
+        return {ours: bool(said[key]) for key, ours in _NORMALIZATION.items() if said.get(key) is not None}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"{config}: cannot be read: {error}") from error
 
 
-def _serialized_from_vocabulary(lines: list[str], *, do_lower_case: bool) -> str:
+def _serialized_from_vocabulary(lines: list[str], normalization: dict[str, bool]) -> str:
     from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
@@ -155,7 +172,7 @@ def _serialized_from_vocabulary(lines: list[str], *, do_lower_case: bool) -> str
         raise TokenizerError("line by line it is no WordPiece vocabulary: [UNK] is missing")
     # 100: the longest word BERT's WordPiece looks at before it gives up with [UNK], the model's default here too.
     backend = Backend(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # noqa: S106 no password
-    backend.normalizer = normalizers.BertNormalizer(lowercase=do_lower_case)
+    backend.normalizer = normalizers.BertNormalizer(**normalization)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     backend.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL if token in vocabulary])

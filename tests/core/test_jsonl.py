@@ -140,3 +140,19 @@ def test_an_id_used_twice_names_both_lines(written):
 def test_a_file_without_any_row_is_refused(written, text):
     with pytest.raises(DataError, match="holds no question"):
         read_squad(written(text))
+
+
+@pytest.mark.parametrize("n_chars", [1 << 16, 1 << 19])
+def test_rows_with_a_long_first_line_need_no_suffix(tmp_path, n_chars):
+    path = tmp_path / "rows.txt"
+    rows = [{**ROW, "context": ROW["context"] + "x" * n_chars}, {**OTHER, "id": "q2"}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert [example.id for example in read_squad(path)] == ["q1", "q2"]
+
+
+def test_a_squad_file_on_one_long_line_is_no_rows(tmp_path):
+    path = tmp_path / "squad.txt"
+    question = {"id": "q1", "question": "who", "answers": []}
+    data = [{"title": "one", "paragraphs": [{"context": "word " * 200_000, "qas": [question]}]}]
+    path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
+    assert [example.id for example in read_squad(path)] == ["q1"]

@@ -217,3 +217,35 @@ def test_the_serialized_form_makes_the_same_tokenizer(tokenizer):
 def test_a_folder_with_both_files_takes_tokenizer_json(folder, tokenizer):
     (folder / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
     assert load_tokenizer(folder).sha256 == tokenizer.sha256
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text", "characters"),
+    [
+        ("strip_accents", False, "é", ["é"]),
+        ("strip_accents", True, "é", ["e"]),
+        ("strip_accents", None, "é", ["é"]),
+        ("tokenize_chinese_chars", False, "東京", ["東京"]),
+        ("tokenize_chinese_chars", True, "東京", ["東", "京"]),
+    ],
+)
+@pytest.mark.parametrize("lower", [None, False])
+def test_accents_and_chinese_are_as_tokenizer_config_json_says(tmp_path, key, value, text, characters, lower):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "e", "é", "東", "京", "東京"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, key: value}), encoding="utf-8")
+    ids = load_tokenizer(tmp_path, do_lower_case=lower).pieces(text).ids
+    assert [tokens[index] for index in ids] == characters
+
+
+def test_the_size_is_the_largest_id_and_one_whatever_lines_are_empty_or_repeated(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n[UNK]\n\n[CLS]\n[SEP]\nthe\nthe\ncat\n\n", encoding="utf-8")
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.pieces("the cat").ids.tolist() == [6, 7]
+    assert tokenizer.vocab_size == 8
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_tokenizer_says_whether_it_lower_cases(vocabulary_file, lower):
+    assert load_tokenizer(vocabulary_file, do_lower_case=lower).lower_cases is lower

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from spanqa.cli import main
-from spanqa_training.checkpoint import load_checkpoint, save_checkpoint
+from spanqa_training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from spanqa_training.keys import Key
+from spanqa_training.packed import save_packed_network
 
 QUESTION = {"id": "q1", "question": "Where do cats live?", "answers": [{"text": "Paris", "answer_start": 13}]}
 CONTEXT = "Cats live in Paris."
@@ -195,6 +196,14 @@ def broken_checkpoint(tiny_checkpoint, tmp_path):
             archive.writestr("../evil.json", "{}")
         return tmp_path / "model.tlt"
 
+    def exported():
+        packed = tmp_path / "network.onnx"
+        packed.write_bytes(b"network")
+        save_packed_network(
+            tmp_path / "model.tlt", read_checkpoint(tiny_checkpoint), packed, precision="float32", key=key
+        )
+        return tmp_path / "model.tlt"
+
     return {
         "no weights": lambda: without("model.safetensors"),
         "no tokenizer": lambda: without("tokenizer.json"),
@@ -216,6 +225,7 @@ def broken_checkpoint(tiny_checkpoint, tmp_path):
         "text": lambda: file(b"hello" * 100),
         "a torch file": torch_file,
         "another zip": other_zip,
+        "an exported network": exported,
         "nothing": lambda: tmp_path / "nowhere",
     }
 
@@ -239,6 +249,7 @@ CHECKPOINTS = {
     "text": ("model.tlt", "give one that torch, Megatron-LM or NeMo wrote"),
     "a torch file": ("model.tlt", "give"),
     "another zip": ("model.tlt", "give"),
+    "an exported network": ("model.tlt: is an exported network", "answer with it by spanqa infer_onnx"),
     "nothing": ("nowhere: no such checkpoint", "give a checkpoint"),
 }
 
@@ -251,6 +262,32 @@ def test_broken_checkpoints_are_named_by_their_file(say, broken_checkpoint, fift
     assert place in message
     assert mend in message
     assert "right" not in message.replace("right one", "")
+
+
+NETWORKS = {
+    "a file of the old toolkit": ("model.tlt: is no packed network", "what the old toolkit encrypted only that"),
+    "a checkpoint": ("model/config.json: is not of a spanqa-network", 'exported by "spanqa export"'),
+    "nothing": ("nowhere: no such packed network", "`spanqa export export_format=ONNX` writes one"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_what_is_no_network_is_named_by_its_file(
+    say, broken_checkpoint, tiny_checkpoint, fifty_questions, tmp_path, kind
+):
+    place, mend = NETWORKS[kind]
+    checkpoint = tmp_path / "a" / "model"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    path = checkpoint if kind == "a checkpoint" else broken_checkpoint[kind]()
+    message = say("infer_onnx", "-m", path, "-g", "1", "-r", tmp_path / "r", f"infer_ds.file={fifty_questions}")
+    assert place in message
+    assert mend in message
+
+
+def test_a_key_to_take_out_is_no_dataset(say, tiny_checkpoint):
+    assert "optim.lr: the override cannot be applied: the spec holds no such key to take out" in say(
+        "evaluate", "-m", tiny_checkpoint, "~optim.lr"
+    )
 
 
 KEYS = {

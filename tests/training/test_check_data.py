@@ -230,3 +230,42 @@ def test_settings_that_contradict_each_other_are_refused(check, heldout, checkpo
     status, _, err = check(heldout, "-m", checkpoint, "--max-seq-length", "20")
     assert status == 2
     assert err.startswith("spanqa: error: max_seq_length 20 is too short")
+
+
+ROW = {"id": "a", "question": "who?", "context": "nobody", "answers": {"text": [], "answer_start": []}}
+
+
+def write_rows(path, *changes):
+    path.write_text("".join(json.dumps({**ROW, **change}) + "\n" for change in changes), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_texts_without_a_word_are_found_and_not_counted_with_and_without_a_tokenizer(
+    tmp_path, tokenizer, with_tokenizer
+):
+    maker = WindowMaker(tokenizer, SHORT) if with_tokenizer else None
+    path = write_rows(tmp_path / "rows.jsonl", {}, {"id": "b", "context": " \n"}, {"id": "c", "question": "\u200e"})
+    report = report_from_files([path], maker)
+    assert (report.n_questions, report.n_paragraphs, report.n_defects) == (1, 1, 2)
+    for defect, line, what in zip(report.defects, (2, 3), ("context", "question"), strict=True):
+        assert defect.startswith(f"{path}: line {line}: the {what} holds no word")
+
+
+def test_ids_of_two_files_are_a_defect_that_names_both_places(tmp_path):
+    files = [write_rows(tmp_path / name, {"id": "x"}, {"id": "y"}) for name in ("a.jsonl", "b.jsonl")]
+    defects = report_from_files(files).defects
+    assert defects == tuple(
+        f"{files[1]}: line {line}: id: {name!r} is also the id of {files[0]}: line {line}: "
+        "ids must differ over all files"
+        for line, name in ((1, "x"), (2, "y"))
+    )
+
+
+def test_long_texts_are_shown_by_their_beginning(tmp_path):
+    long = "word " * 2000
+    answer = {"text": [long], "answer_start": [1]}
+    path = write_rows(tmp_path / "rows.jsonl", {"context": long, "answers": answer}, {"id": long}, {"id": long})
+    defects = report_from_files([path]).defects
+    assert [("it stands at 0" in one, "is also the id" in one) for one in defects] == [(True, False), (False, True)]
+    assert all(len(defect) < len(str(path)) + 250 for defect in defects)

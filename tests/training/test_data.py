@@ -1,14 +1,18 @@
 """Labels and batches: an answer is labelled in exactly the windows that hold all of it."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spanqa.errors import DataError
 from spanqa.squad import Example, GoldAnswer, read_squad
 from spanqa.windows import WindowMaker, WindowSettings
+from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data import NULL_POSITION, answer_pieces, batch_order, kept_windows, window_labels
-from spanqa_training.datasets import read_datasets
+from spanqa_training.datasets import iter_datasets, read_datasets
 
 SHORT = WindowSettings(max_seq_length=40, doc_stride=8, max_query_length=8)
 WORDS = ["the cat sat on the mat"] * 20
@@ -148,12 +152,46 @@ def test_an_order_takes_a_few_bytes_a_window():
     assert order[0].base.nbytes == 8 * 100_000
 
 
+@pytest.fixture
+def two_files(real_questions, tmp_path):
+    """A SQuAD file of 50 real questions and one of 49 others."""
+    write_squad(real_questions[:50], tmp_path / "one.json")
+    write_squad(real_questions[50:99], tmp_path / "two.json")
+    return [tmp_path / "one.json", tmp_path / "two.json"]
+
+
 @pytest.mark.parametrize("n_files", [1, 2])
-def test_datasets_are_joined(fifty_questions, n_files):
-    assert read_datasets([fifty_questions] * n_files) == read_squad(fifty_questions) * n_files
+def test_datasets_are_joined(two_files, n_files):
+    files = two_files[:n_files]
+    assert read_datasets(files) == [example for file in files for example in read_squad(file)]
 
 
 @pytest.mark.parametrize("num_samples", [1, 49, 50, 51, 99])
-def test_num_samples_takes_the_first_over_all_files(fifty_questions, num_samples):
-    both = read_datasets([fifty_questions, fifty_questions])
-    assert read_datasets([fifty_questions, fifty_questions], num_samples=num_samples) == both[:num_samples]
+def test_num_samples_takes_the_first_over_all_files(two_files, num_samples):
+    assert read_datasets(two_files, num_samples=num_samples) == read_datasets(two_files)[:num_samples]
+
+
+def write_rows(path, *ids, context="the cat sat"):
+    answers = {"text": [], "answer_start": []}
+    rows = ({"id": one, "question": "who sat", "context": context, "answers": answers} for one in ids)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_an_id_of_two_files_names_both_places(tmp_path):
+    files = [
+        write_rows(tmp_path / name, *ids) for name, ids in (("a.jsonl", "xy"), ("b.jsonl", "z"), ("c.jsonl", "wy"))
+    ]
+    with pytest.raises(DataError) as caught:
+        read_datasets(files)
+    assert str(caught.value) == (
+        f"{files[2]}: line 2: id: 'y' is also the id of {files[0]}: line 2: ids must differ over all files"
+    )
+    assert len(read_datasets(files, num_samples=4)) == 4
+
+
+def test_every_defect_over_several_files_is_told_and_reading_goes_on(tmp_path):
+    files = [write_rows(tmp_path / "a.jsonl", "x", "y"), write_rows(tmp_path / "b.jsonl", "y", "x")]
+    defects = []
+    assert [example.id for example in iter_datasets(files, on_defect=defects.append)] == ["x", "y", "y", "x"]
+    assert len(defects) == 2

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from spanqa.cli import main
+from spanqa.errors import DataError
 from spanqa.spans import DecodeSettings
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa_training.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
 from spanqa_training.data import window_labels
+from spanqa_training.datasets import read_datasets
 from spanqa_training.evaluate import devices, evaluate, network_from_model
 from spanqa_training.feed import Share, span_loss
+from spanqa_training.inference import answered
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,37 @@ def test_what_cannot_be_evaluated_is_one_line(arguments, message, fifty_question
 def test_nothing_to_evaluate_on_is_said(tiny_checkpoint, capsys):
     assert main(["evaluate", "-m", str(tiny_checkpoint)]) == 2
     assert "give a dataset, or a spec with test_ds.file" in capsys.readouterr().err
+
+
+def write_rows(path, *changes):
+    row = {"id": "one", "question": "who sat", "context": "the cat sat", "answers": {"text": [], "answer_start": []}}
+    path.write_text("".join(json.dumps({**row, **change}) + "\n" for change in changes), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("change", "what"), [({"context": " "}, "context"), ({"question": "\u200e"}, "question")])
+def test_a_text_without_a_word_is_named_with_its_file_and_place(model, tmp_path, change, what):
+    maker, network = model
+    path = write_rows(tmp_path / "rows.jsonl", {}, {"id": "two", **change})
+    examples = read_datasets([path])
+    with pytest.raises(DataError, match=rf"^{path}: line 2: the {what} holds no word"):
+        evaluate(network, maker, examples, DecodeSettings())
+    with pytest.raises(DataError, match=rf"^{path}: line 2: the {what} holds no word"):
+        list(answered(network, maker, examples, DecodeSettings(), n_best=1))
+
+
+def test_validation_that_cannot_be_cut_is_told_before_anything_is_trained(tiny_checkpoint, tmp_path, capsys):
+    training = write_rows(tmp_path / "training.jsonl", {})
+    validation = write_rows(tmp_path / "validation.jsonl", {"context": " "})
+    files = [f"training_ds.file={training}", f"validation_ds.file={validation}"]
+    assert main(["train", "-m", str(tiny_checkpoint), "-r", str(tmp_path / "out"), "--quiet", *files]) == 2
+    assert f"{validation}: line 1: the context holds no word" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "index").exists()
+
+
+def test_inference_stops_at_an_id_that_another_file_has_and_writes_nothing(tiny_checkpoint, tmp_path, capsys):
+    files = [write_rows(tmp_path / name, {}) for name in ("a.jsonl", "b.jsonl")]
+    values = [f"infer_ds.file=[{files[0]},{files[1]}]", "--quiet"]
+    assert main(["infer", "-m", str(tiny_checkpoint), "-r", str(tmp_path / "out"), *values]) == 2
+    assert f"{files[1]}: line 1: id: 'one' is also the id of {files[0]}: line 1" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*predict*"))

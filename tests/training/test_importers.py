@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import subprocess
@@ -21,6 +22,7 @@ from transformers import (
 
 from spanqa.cli import main
 from spanqa.errors import SpanqaError
+from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoint import load_checkpoint, load_lm_head
 from spanqa_training.errors import ImportWeightsError
@@ -184,12 +186,50 @@ def test_no_damage_of_a_file_is_more_than_one_sentence(tmp_path, kind):
         assert "\n" not in str(caught.value)
 
 
-def test_windows_longer_than_the_models_positions_must_be_told(tmp_path):
+@pytest.mark.parametrize(
+    ("n_positions", "lengths"), [(512, (384, 128, 64)), (200, (200, 128, 64)), (128, (128, 63, 62)), (5, (5, 1, 1))]
+)
+def test_windows_are_as_long_as_the_models_positions_allow(tmp_path, n_positions, lengths):
+    windows = import_model(write_hugging_face_folder(tmp_path / "folder", n_positions=n_positions)).checkpoint.windows
+    assert (windows.max_seq_length, windows.doc_stride, windows.max_query_length) == lengths
+
+
+def test_a_model_without_room_for_a_window_is_one_sentence(tmp_path):
+    with pytest.raises(ImportWeightsError, match=r"safetensors: .*must be at least 1$"):
+        import_model(write_hugging_face_folder(tmp_path / "folder", n_positions=4))
+
+
+def test_windows_that_the_user_gives_must_fit_the_models_positions(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "folder", n_positions=200)
-    with pytest.raises(ImportWeightsError, match=r"safetensors: max_seq_length 384 is more than the model's 200 pos"):
-        import_model(folder)
-    windows = WindowSettings(max_seq_length=200)
+    windows = WindowSettings(max_seq_length=197, doc_stride=100)
     assert import_model(folder, ImportOptions(windows=windows)).checkpoint.windows == windows
+    with pytest.raises(ImportWeightsError, match=r"safetensors: max_seq_length 384 is more than the model's 200 pos"):
+        import_model(folder, ImportOptions(windows=WindowSettings()))
+
+
+@pytest.mark.parametrize(("lower", "option"), [(True, "--no-do-lower-case"), (False, "--do-lower-case")])
+def test_case_cannot_be_chosen_against_a_tokenizer_json(tmp_path, capsys, lower, option):
+    folder = write_hugging_face_folder(tmp_path / "folder")
+    serialized = load_tokenizer(folder / "vocab.txt", do_lower_case=lower).serialized
+    (folder / "tokenizer.json").write_text(serialized, encoding="utf-8")
+    arguments = ["import", str(folder), "-o", str(tmp_path / "checkpoint")]
+    assert main([*arguments, option]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}: its tokenizer.json {'lower-cases text' if lower else 'keeps case'}, and" in said
+    assert not (tmp_path / "checkpoint").exists()
+    assert main([*arguments, option, "--tokenizer", str(folder / "vocab.txt")]) == 0
+    assert load_checkpoint(tmp_path / "checkpoint")[0].tokenizer().lower_cases is not lower
+
+
+def test_a_vocabulary_with_empty_and_repeated_lines_makes_a_checkpoint_that_loads(tmp_path):
+    """Ids are the numbers of lines, whatever is on the others."""
+    folder = write_hugging_face_folder(tmp_path / "folder")
+    (folder / "vocab.txt").write_text("\n".join((*WORDS[:5], "", "the", "the", "built", "tower")), encoding="utf-8")
+    assert main(["import", str(folder), "-o", str(tmp_path / "checkpoint")]) == 0
+    checkpoint, model = load_checkpoint(tmp_path / "checkpoint")
+    tokenizer = checkpoint.tokenizer()
+    assert tokenizer.pieces("the tower").ids.tolist() == [7, 9]
+    assert tokenizer.vocab_size == 10 <= len(model.embeddings.word.weight)
 
 
 def test_the_command_writes_a_checkpoint_and_says_what_it_took_over(tmp_path, capsys):
@@ -239,3 +279,24 @@ def test_the_command_says_one_sentence_about_what_is_no_model(tmp_path, capsys):
 def test_importing_needs_nothing_of_transformers():
     code = "import sys; sys.modules['transformers'] = None; import spanqa_training.importers"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_whatever_importing_runs_into_is_one_sentence(tmp_path, monkeypatch):
+    folder = write_hugging_face_folder(tmp_path / "folder")
+
+    def fail(*args, **kwargs):
+        raise ArithmeticError("first line\nsecond line")
+
+    monkeypatch.setattr("spanqa_training.hugging_face.parts_from_hugging_face", fail)
+    with pytest.raises(
+        ImportWeightsError, match=r"folder: cannot be taken over, .*ArithmeticError: first line\): fetch"
+    ):
+        import_model(folder)
+
+
+def test_a_configuration_of_ten_million_layers_is_refused_at_once(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**7}))
+    with pytest.raises(ImportWeightsError, match=r"lacks encoder\.layer\.2\."):
+        import_model(folder)

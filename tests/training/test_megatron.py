@@ -228,6 +228,34 @@ def test_every_nesting_is_understood(oracle, folder, below, transformer, version
     assert bool(imported.lm_head) == (below != "language_model")
 
 
+def test_the_names_of_later_releases_are_understood(oracle, folder):
+    """Norms are called so, not layernorms, and their epsilon likewise."""
+    state = flat(megatron_state(oracle, version=3.0))
+    norms = {
+        ".input_layernorm.": ".input_norm.",
+        ".post_attention_layernorm.": ".post_attention_norm.",
+        ".final_layernorm.": ".final_norm.",
+        "lm_head.layernorm.": "lm_head.norm.",
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in norms.items():
+            name = name.replace(old, new)
+        renamed[name] = tensor
+    assert sum(".norm." in name or "_norm." in name for name in renamed) == 2 * (2 * N_LAYERS + 2)
+    said = vars(arguments(norm_epsilon=1e-4))
+    del said["layernorm_epsilon"]
+    path = write(folder / FILE, renamed, args=argparse.Namespace(**said), checkpoint_version=3.0)
+    imported = import_model(path, ImportOptions(layer_norm_eps=1e-5))
+    assert_same_logits(imported, oracle)
+    expected = import_model(
+        write(folder / "older" / FILE, state, checkpoint_version=3.0), ImportOptions(tokenizer=folder)
+    )
+    assert imported.lm_head.keys() == expected.lm_head.keys()
+    assert all(torch.equal(tensor, expected.lm_head[name]) for name, tensor in imported.lm_head.items())
+    assert import_model(path).checkpoint.encoder.layer_norm_eps == 1e-4
+
+
 def test_everything_that_megatron_saves_beside_the_weights_is_no_hindrance(oracle, folder, monkeypatch):
     module = types.ModuleType("megatron.model.enums")
     module.ModelType = enum.Enum("ModelType", {"encoder_or_decoder": 1}, module=module.__name__)
@@ -517,3 +545,50 @@ def test_half_a_masked_lm_head_is_refused(oracle, folder):
     del state["lm_head.dense.bias"]
     with pytest.raises(ImportWeightsError, match=rf"{FILE}: lacks dense\.bias"):
         import_model(write(folder / FILE, state))
+
+
+FIRST_OUTPUT = "language_model.encoder.layers.0.self_attention.dense.weight"
+HOSTILE_WEIGHTS = {
+    "one number over and over": (torch.ones(1).expand(2**21, 2**21), "holds .*: some overlap or repeat one number"),
+    "sparse": (
+        torch.ones(128, 128).to_sparse(),
+        f"{FIRST_OUTPUT[15:]} is sparse_coo of float32: weights must be dense",
+    ),
+    "without content": (torch.empty(128, 128, device="meta"), "is without content"),
+    "integers": (torch.ones(128, 128, dtype=torch.int8), "is strided of int8: weights must be dense and of floats"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_WEIGHTS)
+def test_weights_that_are_no_plain_floats_are_refused_before_any_is_copied(oracle, folder, kind):
+    weight, message = HOSTILE_WEIGHTS[kind]
+    state = {**flat(megatron_state(oracle)), FIRST_OUTPUT: weight}
+    with pytest.raises(ImportWeightsError, match=rf"{FILE}: .*{message}") as caught:
+        import_model(write(folder / FILE, state))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensor_model_parallel_size": torch.ones(2)}, "tensor_model_parallel_size is Tensor: it must be a number"),
+        ({"bias_gelu_fusion": torch.ones(2)}, "bias_gelu_fusion is Tensor: it must be a number"),
+        ({"squared_relu": [1]}, "squared_relu is list: it must be a number"),
+        ({"hidden_size": torch.ones(2)}, "hidden_size is Tensor"),
+        ({"num_layers": 10**7}, r"lacks encoder\.layers\.2\."),
+        ({"hidden_size": 2**60, "num_attention_heads": 2}, ""),
+        ({"num_layers": 10**5000}, ""),
+    ],
+)
+def test_hostile_arguments_are_one_sentence(oracle, folder, changes, message):
+    with pytest.raises(ImportWeightsError, match=rf"{FILE}: .*{message}") as caught:
+        import_model(write(folder / FILE, megatron_state(oracle), args=arguments(**changes)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [10**400, float("nan"), float("inf"), -1, "x", torch.ones(2)])
+def test_a_version_that_is_none_is_one_sentence(oracle, folder, version):
+    path = write(folder / FILE, megatron_state(oracle), checkpoint_version=version)
+    with pytest.raises(ImportWeightsError, match=rf"{FILE}: checkpoint_version .*must be a number") as caught:
+        import_model(path)
+    assert "\n" not in str(caught.value)

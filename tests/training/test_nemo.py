@@ -407,3 +407,41 @@ def test_nothing_of_hostile_weights_is_run(tmp_path, models, vocabulary):
     with pytest.raises(ImportWeightsError, match="holds under 'weight' a Placeholder instead of a weight"):
         import_model(write(tmp_path / "qa.nemo", contents))
     assert not marker.exists()
+
+
+def with_sparse_member(path, name, n_bytes):
+    """Append a member that is all hole, as GNU tar's --sparse stores it."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = f"{n_bytes:011o}\0".encode()
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    whole = path.read_bytes()
+    path.write_bytes(bytes(header) + whole)
+
+
+@pytest.mark.parametrize("name", ["model_weights.ckpt", "vocab.txt"])
+def test_a_sparse_member_is_refused(tmp_path, models, vocabulary, name):
+    path = write(tmp_path / "qa.nemo", members(models["bert"], "bert", vocabulary), mode="w")
+    with_sparse_member(path, name, 8**11 - 1)
+    with pytest.raises(ImportWeightsError, match=rf"qa\.nemo: {name} is stored as a sparse file"):
+        import_model(path)
+
+
+def test_texts_are_bounded_together_and_other_members_are_not_read(tmp_path, models, vocabulary, monkeypatch):
+    contents = members(models["bert"], "bert", vocabulary)
+    n_bytes = sum(len(content) for name, content in contents.items() if name != "model_weights.ckpt")
+    monkeypatch.setattr("spanqa_training.nemo._LARGEST_TEXTS_BYTES", n_bytes)
+    path = write(tmp_path / "qa.nemo", {**contents, "optimizer.bin": bytes(n_bytes)})
+    assert_same_logits(import_model(path), models["bert"])
+    write(path, {**contents, "more.txt": b"x", "most.json": b"{}"})
+    with pytest.raises(ImportWeightsError, match=r"qa\.nemo: .* bytes, and \d+ are allowed or free"):
+        import_model(path)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_unpacked(tmp_path, models, vocabulary, monkeypatch):
+    path = write(tmp_path / "qa.nemo", members(models["bert"], "bert", vocabulary))
+    monkeypatch.setattr("spanqa_training.nemo._LARGEST_WEIGHTS_BYTES", 1000)
+    with pytest.raises(ImportWeightsError, match=r"model_weights\.ckpt takes [\d,]+ bytes, and 1,000 are allowed"):
+        import_model(path)

@@ -137,9 +137,21 @@ def test_finetune_goes_on_from_a_checkpoint(finetuned, trained):
 def test_evaluate_scores_a_checkpoint(specs, finetuned, twelve_questions, tmp_path, capsys):
     arguments = options(specs, "evaluate", tmp_path, "-m", str(finetuned), f"test_ds.file={twelve_questions}")
     assert (
-        main(["evaluate", *arguments, "test_ds.batch_size=32", "test_ds.shuffle=false", "test_ds.num_samples=10"]) == 0
+        main(
+            [
+                "evaluate",
+                *arguments,
+                "test_ds.batch_size=32",
+                "test_ds.shuffle=false",
+                "test_ds.num_samples=10",
+                "test_ds.output_prediction_file=answers.txt",
+            ]
+        )
+        == 0
     )
-    assert "model threshold" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "model threshold" in told.out
+    assert "note: without effect on this command: test_ds.output_prediction_file (spanqa infer" in told.err
     report = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert report["model_threshold"]["total"] == 10
     assert set(report) >= {"model_threshold", "threshold_0", "best_threshold", "forced_answerable"}
@@ -222,8 +234,10 @@ def exported(specs, finetuned, twelve_questions, tmp_path_factory):
 def test_infer_onnx_gives_the_answers_of_the_checkpoint(
     specs, exported, finetuned, twelve_questions, tmp_path, inferred
 ):
-    values = ["-m", str(exported), "-k", KEY, "-r", str(tmp_path), f"infer_ds.file={twelve_questions}", "--quiet"]
-    assert main(["infer_onnx", "-e", str(specs / "infer_onnx.yaml"), *values]) == 0
+    """With every flag that the old toolkit's command had, -g too."""
+    values = ["-m", str(exported), f"infer_ds.file={twelve_questions}", "--quiet"]
+    _, *arguments = options(specs, "infer_onnx", tmp_path, *values)
+    assert main(["infer_onnx", "--experiment_spec_file", *arguments]) == 0
     records = check_files(twelve_questions, tmp_path, finetuned)
     _, _, wanted = files_of(inferred)
     for record, one in zip(records, wanted, strict=True):

@@ -3,7 +3,7 @@
 import pytest
 
 from spanqa_training.errors import SpecError
-from spanqa_training.schedules import SCHEDULES, Schedule, ScheduleSpec
+from spanqa_training.schedules import SCHEDULES, Schedule, ScheduleSpec, unread_settings
 
 
 def rates(name, steps, *, lr=1.0, n_steps=100, width=64, **keys):
@@ -38,6 +38,23 @@ def rates(name, steps, *, lr=1.0, n_steps=100, width=64, **keys):
 )  # fmt: skip
 def test_the_rate_at_a_step_is_the_formulas(name, keys, expected):
     assert rates(name, expected, **keys) == pytest.approx(list(expected.values()), abs=1e-12)
+
+
+def test_the_default_lowest_rate_is_never_above_the_highest():
+    assert rates("SquareAnnealing", [0, 50, 99], lr=5e-6) == [5e-6] * 3
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_setting_is_unread_exactly_where_it_changes_no_rate(name):
+    keys = {"warmup_steps": 10}
+    other = {"min_lr": 0.6, "hold_steps": 20, "hold_ratio": 0.2, "constant_steps": 20, "constant_ratio": 0.2}
+    for setting, value in {**other, "power": 3.0, "decay_rate": 0.9, "d_model": 9}.items():
+        if name == "WarmupHoldPolicy" and setting.startswith("hold"):
+            continue  # it holds the rate that follows as well
+        changes = rates(name, range(100), **keys, **{setting: value}) != rates(name, range(100), **keys)
+        assert unread_settings(ScheduleSpec(name=name, **keys, **{setting: value})) == [setting] * (not changes), (
+            setting
+        )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -104,6 +104,36 @@ def test_a_key_in_a_spec_is_used_and_not_saved(train, tmp_path, capsys):
     assert main(["evaluate", "-m", model, questions, "-k", f"@{key_file}", "--quiet"]) == 0
 
 
+EXPORT = """
+import os, pathlib, signal, sys, tempfile
+from spanqa.cli import main
+from spanqa_build.commands import export
+
+def interrupted(*_args, **_options):
+    print(list(pathlib.Path(tempfile.gettempdir()).rglob("network.onnx")), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+export.checked_parity = interrupted
+main(sys.argv[1:])
+"""
+
+
+def test_a_terminated_export_leaves_no_network_in_plain(tiny_checkpoint, tmp_path):
+    (scratch := tmp_path / "scratch").mkdir()
+    arguments = ["export", "-m", str(tiny_checkpoint), "-k", SECRET, "-r", str(tmp_path / "r"), "export_format=ONNX"]
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, *arguments],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "network.onnx" in done.stdout, done.stderr
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert list(scratch.rglob("network.onnx*")) == []
+
+
 @pytest.mark.parametrize("wrong", ["another-key", f"{SECRET} ", SECRET.upper()])
 def test_a_wrong_key_is_one_line_in_every_command_that_reads(train, tmp_path, capsys, wrong):
     assert main([*train, "-k", SECRET, "trainer.max_steps=1"]) == 0

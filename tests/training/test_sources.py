@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from spanqa.windows import WindowSettings
 from spanqa_training.checkpoint import load_checkpoint
 from spanqa_training.errors import CheckpointError, SpecError
 from spanqa_training.hub import folder_of_name
@@ -179,3 +180,39 @@ def test_what_names_no_model_is_one_sentence(base, overrides, message):
 def test_a_file_of_the_hubs_name_is_never_fetched_twice(source, monkeypatch):
     monkeypatch.setenv("SPANQA_MODELS", str(source.parent))
     assert folder_of_name("some-bert", "x") == source
+
+
+def cached(tmp_path, *files):
+    """The Hub's cache with a snapshot of a model, of some files alone."""
+    snapshot = tmp_path / "hub" / "models--some-bert" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    for file in files:
+        shutil.copy(file, snapshot)
+    return snapshot
+
+
+def test_a_cached_folder_without_weights_is_not_taken_for_the_model(source, tmp_path):
+    cached(tmp_path, source / "config.json", source / "tokenizer.json")
+    with pytest.raises(SpecError, match="neither the Hub nor its cache holds weights of it: give a path"):
+        folder_of_name("some-bert", "x")
+
+
+def test_a_cached_vocabulary_is_enough_for_a_tokenizer(base, source, tmp_path):
+    cached(tmp_path, source / "tokenizer.json")
+    checkpoint, _ = base(config_of(), "model.tokenizer.tokenizer_name=some-bert")
+    assert checkpoint.tokenizer_json == (source / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_a_model_with_few_positions_is_trained_in_the_windows_that_the_spec_gives(base, source, vocabulary):
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=30522, **{**SHAPE, "max_position_embeddings": 128})).save_pretrained(source)
+    windows = [f"model.dataset.{name}" for name in ("max_seq_length=100", "doc_stride=40", "max_query_length=20")]
+    for spec in (
+        [f"model.language_model.pretrained_model_name={source}"],
+        [config_of(max_position_embeddings=128), f"model.tokenizer.vocab_file={vocabulary}"],
+    ):
+        assert base(*spec)[0].windows == WindowSettings(max_seq_length=128, doc_stride=63, max_query_length=62)
+        given = WindowSettings(max_seq_length=100, doc_stride=40, max_query_length=20)
+        assert base(*spec, *windows)[0].windows == given

@@ -7,6 +7,7 @@ import pytest
 
 from spanqa.windows import WindowSettings
 from spanqa_training.errors import SpecError
+from spanqa_training.schedules import Schedule
 from spanqa_training.spec import Spec
 from spanqa_training.spec_file import load_spec, spec_yaml
 from spanqa_training.spec_rules import MOVED, ONLY, REPLACED
@@ -189,9 +190,8 @@ def test_hydras_ways_to_set_a_key_set_it(load, override):
 
 @pytest.mark.parametrize("override", ["~optim.sched", "~optim.sched.name", "~optim.sched.name=CosineAnnealing"])
 def test_hydras_tilde_takes_a_key_out(load, override):
-    assert (
-        load("optim:\n  sched:\n    name: CosineAnnealing\n", override).spec.optim.sched.name == "SquareRootAnnealing"
-    )
+    sched = load("optim:\n  sched:\n    name: CosineAnnealing\n", override).spec.optim.sched
+    assert sched.name == ("WarmupPolicy" if override == "~optim.sched" else "SquareRootAnnealing")
     with pytest.raises(SpecError, match=r"optim\.lr: the override cannot be applied: the spec holds no such key"):
         load("optim:\n  weight_decay: 0\n", "~optim.lr")
 
@@ -217,6 +217,32 @@ def test_a_precision_is_a_number_or_a_name(load, value, meant):
 def test_numbers_without_a_point_are_numbers(load, value, number):
     assert load(f"optim:\n  lr: {value}\n").spec.optim.lr == number
     assert load("", f"optim.lr={value}").spec.optim.lr == number
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("optim:\n  name: adamw\n  lr: 5e-6\n", []),
+        ("model:\n  optim:\n    lr: 5e-6\n", []),
+        ("optim:\n  lr: 5e-6\n  sched: null\n", []),
+        ("optim:\n  lr: 5e-6\n  sched:\n    name: CosineAnnealing\n", ["optim.sched=null"]),
+        ("", ["optim.sched=null", "optim.lr=5e-6"]),
+    ],
+)
+def test_an_optimiser_without_a_schedule_keeps_its_rate(load, text, overrides):
+    optim = load(text, *overrides).spec.optim
+    schedule = Schedule(spec=optim.sched, lr=optim.lr, n_steps=100, width=8)
+    assert {schedule.at(step) for step in range(100)} == {5e-6}
+
+
+def test_a_single_override_of_the_optimiser_leaves_the_default_schedule(load):
+    assert load("", "optim.lr=1e-4").spec.optim.sched == Spec().optim.sched
+
+
+@pytest.mark.parametrize("key", ["trainer.gpus", "trainer.devices"])
+def test_a_list_of_gpus_is_their_number_and_said(load, notes, key):
+    assert load("", f"{key}=[2, 5]").spec.trainer.gpus == 2
+    assert notes[-1] == "trainer.gpus [2, 5] is read as their number, 2: $CUDA_VISIBLE_DEVICES chooses which"
 
 
 def test_max_steps_of_minus_one_is_none(load):
@@ -253,7 +279,22 @@ def test_a_key_given_under_both_of_its_names_is_refused(load, key):
         ("trainer:\n  max_epochs: 1.5\n", [], "trainer.max_epochs: expected int, got 1.5"),
         ("trainer: 3\n", [], "trainer: expected keys below it, got 3"),
         ("trainer:\n  precision: 64\n", [], "trainer.precision: must be 32, 16 or bf16, got '64'"),
-        ("trainer:\n  gpus: [0, 1]\n", [], r"trainer.gpus: expected int, got \[0, 1\]"),
+        ("trainer:\n  gpus: []\n", [], r"trainer.gpus: expected int, got \[\]"),
+        ("trainer:\n  seed: -1\n", [], r"trainer.seed: must be in 0\.\.4294967295, got -1"),
+        ("trainer:\n  save_every_s: .inf\n", [], "trainer.save_every_s: must be a finite number, got inf"),
+        (
+            "model:\n  dataset:\n    null_score_diff_threshold: .nan\n",
+            [],
+            "threshold: must be a finite number, got nan",
+        ),
+        ("optim:\n  lr: .inf\n", [], "optim.lr: must be a finite number, got inf"),
+        ("", ["optim.weight_decay=.inf"], "optim.weight_decay: must be a finite number, got inf"),
+        ("optim:\n  betas: [.nan, 0.9]\n", [], "optim.betas: must be a finite number, got nan"),
+        (
+            "optim:\n  lr: 1e-6\n  sched: {min_lr: 1e-5}\n",
+            [],
+            "optim.sched.min_lr: must be at most optim.lr 1e-06, got",
+        ),
         ("trainer:\n  val_check_interval: 2.0\n", [], "trainer.val_check_interval: must be in 0..1"),
         ("optim:\n  lr: -1e-3\n", [], "optim.lr: must be above 0"),
         ("optim:\n  sched:\n    name: Noam\n", [], "optim.sched.name: must be one of SquareRootAnnealing"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +16,12 @@ from spanqa_training import sealed
 from spanqa_training import state as state_module
 from spanqa_training.errors import EncryptionError, RunError
 from spanqa_training.keys import Key
-from spanqa_training.state import RunState, load_state, restore_rng, rng_state, save_state
+from spanqa_training.state import RunState, load_state, restore_rng, rng_state, save_state, sole_run
 
 KEY = Key(secret=b"correct horse battery")
 KEYS = pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 SPEC = "trainer: {seed: 1}\n"
+ORIGIN = {"training data": "12ab", "base model": "34cd"}
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +40,7 @@ def state():
     optimizer.step()
     return RunState(
         spec=SPEC,
+        origin=ORIGIN,
         world_size=2,
         epoch=1,
         batch=30,
@@ -155,6 +159,27 @@ def test_another_spec_or_number_of_processes_does_not_resume(state, tmp_path):
         load_state(tmp_path, "trainer: {seed: 2}\n", world_size=2)
     with pytest.raises(RunError, match="is of a run with 2 processes, not 1: give -g 2, or delete it to start again"):
         load_state(tmp_path, SPEC)
+
+
+@pytest.mark.parametrize("name", ORIGIN)
+def test_a_state_of_other_data_or_another_base_does_not_resume(state, tmp_path, name):
+    save_state(state, tmp_path)
+    assert load_state(tmp_path, SPEC, origin=ORIGIN, world_size=2).batch == 30
+    with pytest.raises(RunError, match=f"is of a run with another {name}: use another results folder, or delete it"):
+        load_state(tmp_path, SPEC, origin={**ORIGIN, name: "56ef"}, world_size=2)
+
+
+def test_a_folder_has_one_run_at_a_time_and_a_dead_one_locks_nothing(tmp_path):
+    folder = tmp_path / "run" / "state"
+    hold = f"from spanqa_training.state import *\nwith sole_run(Path({str(folder)!r})):\n print(flush=True)\n input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(RunError, match="another run is at work there: wait for its end, or give"), sole_run(folder):
+        pass
+    other.kill()
+    other.communicate()
+    with sole_run(folder):
+        assert os.listdir(folder) == [".lock"]
 
 
 @KEYS

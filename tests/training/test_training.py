@@ -2,18 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from spanqa.cli import main
-from spanqa_training.checkpoint import load_checkpoint, read_checkpoint
+from spanqa_training import validation
+from spanqa_training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from spanqa_training.commands.negatives import write_squad
 from spanqa_training.decoding import ALWAYS_ANSWER
+from spanqa_training.model import SpanModel
+from spanqa_training.resume import Keeper
+from spanqa_training.state import sole_run
 
 SPEC = """\
 restore_from: ???
@@ -118,6 +125,122 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(train, tmp_path, 
     assert main(arguments) == 0
     assert "resuming at epoch 1, batch 3" in capsys.readouterr().err
     assert main(arguments) == 0, "a run that is done is done again at no cost"
+    assert "the run is complete already and nothing is trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interval", [0.5, 1.0])
+def test_a_signal_ends_a_validation_and_the_resumed_run_begins_with_it(train, tmp_path, monkeypatch, capsys, interval):
+    options = [f"trainer.val_check_interval={interval}", "trainer.max_steps=2", "trainer.log_every_n_steps=1"]
+    options += ["validation_ds.batch_size=2", "validation_ds.num_samples=6"]
+    options += ["training_ds.batch_size=4", "training_ds.num_samples=6"]
+    assert main(train(tmp_path / "whole", *options)) == 0
+    once, calls = validation.network_from_model, []
+
+    def interrupting(*args):
+        network = once(*args)
+
+        def call(batch):
+            assert (tmp_path / "run" / "state" / "state.pt").exists(), "a validation that is killed loses no step"
+            calls.append(1)
+            if len(calls) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return network(batch)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "network_from_model", interrupting)
+        assert main(train(tmp_path / "run", *options)) == 130
+    assert len(calls) == 2
+    assert "the same command resumes" in capsys.readouterr().err
+    assert main(train(tmp_path / "run", *options)) == 0
+    assert_same_weights(trained(tmp_path / "whole")[1], trained(tmp_path / "run")[1])
+    assert lines(tmp_path / "whole" / "train.jsonl") == lines(tmp_path / "run" / "train.jsonl")
+
+
+def test_a_validation_whose_result_was_lost_is_logged_once(train, tmp_path, monkeypatch):
+    options = ["trainer.max_steps=1", "trainer.log_every_n_steps=1", "training_ds.batch_size=4"]
+    options += ["validation_ds.num_samples=6", "training_ds.num_samples=6"]
+    assert main(train(tmp_path / "whole", *options)) == 0
+    once, seen = Keeper.save, []
+
+    def dying(self, cursor):
+        seen.append(1)
+        if len(seen) == 2:
+            raise MemoryError
+        once(self, cursor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "save", dying)
+        with pytest.raises(MemoryError):
+            main(train(tmp_path / "run", *options))
+    assert main(train(tmp_path / "run", *options)) == 0
+    assert lines(tmp_path / "whole" / "train.jsonl") == lines(tmp_path / "run" / "train.jsonl")
+
+
+def test_other_data_or_another_base_does_not_resume_a_run(train, tiny_checkpoint, tmp_path, capsys, real_questions):
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    data = {"training": tmp_path / "train.json", "validation": tmp_path / "dev.json"}
+
+    def again():
+        files = [f"training_ds.file={data['training']}", f"validation_ds.file={data['validation']}"]
+        capsys.readouterr()
+        code = main(train(tmp_path / "run", "-m", str(base), "trainer.max_steps=1", *files))
+        return code, capsys.readouterr().err
+
+    for path in data.values():
+        write_squad(real_questions[:6], path)
+    assert again()[0] == 0
+    for kind, path in data.items():
+        write_squad(real_questions[:7], path)
+        code, told = again()
+        assert code == 2
+        assert f"state.pt: is of a run with another {kind} data: use another results folder, or delete it" in told
+        write_squad(real_questions[:6], path)
+    checkpoint, model = load_checkpoint(base)
+    torch.nn.init.ones_(model.head.bias)
+    narrow = replace(checkpoint.encoder, hidden_size=48)
+    for other in ((checkpoint, model), (replace(checkpoint, encoder=narrow), SpanModel(narrow))):
+        save_checkpoint(*other, base)
+        code, told = again()
+        assert code == 2
+        assert "is of a run with another base model: use another results folder" in told
+
+
+def test_a_second_run_in_a_folder_is_refused_and_harms_nothing(train, tmp_path, capsys):
+    with sole_run(tmp_path / "run" / "state"):
+        assert main(train(tmp_path / "run", "trainer.max_steps=1")) == 2
+    assert "run/state: another run is at work there: wait for its end, or give another -r" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert main(train(tmp_path / "run", "trainer.max_steps=1")) == 0
+
+
+def test_a_reader_that_goes_away_does_not_end_a_run(train, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [
+        sys.executable,
+        "-m",
+        "spanqa.cli",
+        *train(tmp_path / "run", "trainer.max_steps=1", "optim.sched.power=2"),
+    ]
+    process = subprocess.run(command, stdout=writing, stderr=writing, timeout=60)
+    os.close(writing)
+    assert process.returncode == 0
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "trained-model.tlt").provenance["n_windows"]
+
+
+def test_settings_that_nothing_reads_are_named(train, tmp_path, tiny_checkpoint, capsys):
+    idle = ["optim.sched.hold_steps=3", "optim.sched.power=2", "optim.name=sgd", "optim.betas=[0.9,0.98]"]
+    idle += ["restore_from=null", f"model.language_model.pretrained_model_name={tiny_checkpoint}"]
+    idle += [f"model.tokenizer.vocab_file={tiny_checkpoint / 'tokenizer.json'}", "trainer.max_steps=1"]
+    arguments = train(tmp_path / "run", *idle)
+    del arguments[3:5]  # -m
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "note: WarmupAnnealing does not read optim.sched.hold_steps, optim.sched.power" in told
+    assert "note: sgd does not read optim.betas" in told
+    assert "so these have no effect: model.tokenizer.vocab_file" in told
 
 
 def test_the_checkpoints_with_the_lowest_validation_loss_are_kept(train, tmp_path):

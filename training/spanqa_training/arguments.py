@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spanqa_training.errors import SpecError
+from spanqa_training.progress import tell
 
 if TYPE_CHECKING:
     from spanqa_training.keys import Key
@@ -64,12 +64,12 @@ def add_key_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_spec_options(parser: argparse.ArgumentParser, *, gpus: bool = True) -> None:
+def add_spec_options(parser: argparse.ArgumentParser) -> None:
     """Declare -e, -m, -g, -k and -r as the old toolkit had them."""
-    parser.add_argument("-e", "--experiment_spec", "--spec", dest="spec", metavar="SPEC", help="the YAML spec")
+    names = ("--experiment_spec", "--experiment_spec_file", "--spec")
+    parser.add_argument("-e", *names, dest="spec", metavar="SPEC", help="the YAML spec")
     parser.add_argument("-m", "--model", metavar="MODEL", help="checkpoint to start from (replaces restore_from)")
-    if gpus:
-        parser.add_argument("-g", "--gpus", type=int, metavar="N", help="GPUs to use (replaces trainer.gpus)")
+    parser.add_argument("-g", "--gpus", type=int, metavar="N", help="GPUs to use (replaces trainer.gpus)")
     add_key_option(parser)
     parser.add_argument("-r", "--results_dir", "--results", dest="results", metavar="RESULTS", help="folder of results")
 
@@ -83,7 +83,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def note(message: str) -> None:
     """Tell the user something that is no error."""
-    print(f"spanqa: note: {message}", file=sys.stderr)
+    tell(f"spanqa: note: {message}")
 
 
 def request_from_args(
@@ -115,7 +115,7 @@ def request_from_args(
     overrides = list(args.overrides)
     if args.model:
         overrides.append(f"restore_from={json.dumps(args.model)}")
-    if getattr(args, "gpus", None) is not None:
+    if args.gpus is not None:
         if args.gpus < 1:
             raise SpecError(f"-g {args.gpus}: give a number of processes of at least 1")
         overrides.append(f"trainer.gpus={args.gpus}")

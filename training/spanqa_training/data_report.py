@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.errors import DataError
-from spanqa.examples import OnDefect, PlacedExample
+from spanqa.examples import Example, OnDefect, holds_word
 from spanqa.tokenization import Pieces, Tokenizer
 from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker
 from spanqa_training.data import NULL_POSITION, answer_pieces, window_labels
-from spanqa_training.datasets import iter_placed_dataset
+from spanqa_training.datasets import iter_datasets
 from spanqa_training.length_counts import Bar, LengthCounts, LengthSummary
 from spanqa_training.windowing import CutExample, cut_examples
 
@@ -109,13 +109,15 @@ def report_from_files(
 
     texts = _TextCounts()
     pieces = _PieceCounts(maker, max_answer_tokens) if maker else None
-    with tqdm(_examples(files, on_defect), desc="checking", unit=" questions", disable=True if quiet else None) as bar:
-        counted = texts.counted(bar)
+    examples = iter_datasets(files, on_defect=on_defect)
+    with tqdm(examples, desc="checking", unit=" questions", disable=True if quiet else None) as bar:
         if maker and pieces:
-            for cut in cut_examples(counted, maker, on_defect):
+            for cut in cut_examples(((example.place, example) for example in bar), maker, on_defect):
+                texts.add(cut.example)
                 pieces.add(cut)
-        for _ in counted:  # all of them where nothing is cut
-            pass
+        else:
+            for example in _with_words(bar, on_defect):
+                texts.add(example)
     return DataReport(
         files=tuple(map(str, files)),
         n_questions=texts.n_answers.total(),
@@ -130,10 +132,16 @@ def report_from_files(
     )
 
 
-def _examples(files: Sequence[str | Path], on_defect: OnDefect) -> Iterator[PlacedExample]:
-    for file in files:
-        for place, example in iter_placed_dataset(file, on_defect=on_defect):
-            yield f"{file}: {place}", example
+def _with_words(examples: Iterable[Example], on_defect: OnDefect) -> Iterator[Example]:
+    """Leave out what every tokenizer finds empty."""
+    for example in examples:
+        empty = [name for name in ("question", "context") if not holds_word(getattr(example, name))]
+        if empty:
+            on_defect(
+                DataError(f"{example.place}: the {empty[0]} holds no word, only white space or control characters")
+            )
+        else:
+            yield example
 
 
 class _TextCounts:
@@ -142,20 +150,16 @@ class _TextCounts:
     def __init__(self) -> None:
         self.n_answers: Counter[int] = Counter()
         self.n_articles = self.n_paragraphs = 0
+        self._title = self._context = ""
         self._hashes = array("q")
 
-    def counted(self, examples: Iterable[PlacedExample]) -> Iterator[PlacedExample]:
-        """Count examples as they pass."""
-        title, context = "", ""
-        for place, example in examples:
-            self.n_answers[len(example.answers)] += 1
-            if example.title and example.title != title:
-                self.n_articles += 1
-            if example.context != context:
-                self.n_paragraphs += 1
-            title, context = example.title, example.context
-            self._hashes.append(hash((context, example.question)))
-            yield place, example
+    def add(self, example: Example) -> None:
+        """Count one question."""
+        self.n_answers[len(example.answers)] += 1
+        self.n_articles += bool(example.title) and example.title != self._title
+        self.n_paragraphs += example.context != self._context
+        self._title, self._context = example.title, example.context
+        self._hashes.append(hash((example.context, example.question)))
 
     def n_repeated(self) -> int:
         """Questions whose words and context occurred before; two with the same 64-bit hash are taken for one."""

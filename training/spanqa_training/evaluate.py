@@ -24,6 +24,7 @@ from spanqa_client.thresholds import tune_threshold
 from spanqa_training.data import window_labels
 from spanqa_training.errors import RunError
 from spanqa_training.model import SpanModel
+from spanqa_training.windowing import windows_of_examples
 
 _TOKENS_PER_BATCH = 6144
 """Padded tokens in one evaluation batch: large enough to keep two cores or a GPU busy, small enough for a laptop."""
@@ -205,8 +206,11 @@ def evaluate(
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
+
+    Raises:
+        DataError: A question or a context holds no word.
     """
-    all_windows = maker.windows_of_many([(example.question, example.context) for example in examples])
+    all_windows = windows_of_examples(examples, maker)
     logits = window_logits(network, all_windows, quiet=quiet, rows_per_batch=rows_per_batch, n_threads=n_threads)
     decoded: list[Decoded] = []
     losses: list[float] = []

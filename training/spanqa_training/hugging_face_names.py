@@ -12,7 +12,7 @@ from torch import Tensor
 from spanqa_training.errors import ImportWeightsError, ModelError
 from spanqa_training.imported import ImportOptions, Parts
 from spanqa_training.model import EncoderConfig, SpanModel
-from spanqa_training.renaming import expanded_keys, matrix_shape, num_layers, renamed_weights
+from spanqa_training.renaming import expanded_keys, layers_to_expect, matrix_shape, num_layers, renamed_weights
 
 LAYER_NORM_OF_FAMILY = {"bert": "post", "megatron-bert": "pre"}
 """Hugging Face's model_type -> where the layer norms stand."""
@@ -41,6 +41,8 @@ SHARED_KEYS = {
     "layers.{layer}.contract.{part}": "encoder.layer.{layer}.output.dense.{part}",
 }
 """Our weights -> Hugging Face's, in both families. `{layer}` is a number and `{part}` weight or bias."""
+
+_LAYER = r"encoder\.layer\.(\d+)\."
 
 NORM_KEYS = {
     "bert": {
@@ -128,12 +130,14 @@ def parts_from_hugging_face(weights: Mapping[str, Tensor], source: Mapping[str, 
     if not encoder:
         heads = ("cls.", "qa_outputs.", "classifier.")
         encoder = {name: tensor for name, tensor in weights.items() if not name.startswith(heads)}
-    keys = hugging_face_keys(str(source["model_type"]), config.num_layers)
+    keys = hugging_face_keys(str(source["model_type"]), layers_to_expect(config.num_layers, encoder, _LAYER))
     ours = renamed_weights(encoder, keys, unused=UNUSED)
     lm_head = _among(weights, expanded_keys(LM_HEAD_KEYS, 0))
     decoder = weights.get("cls.predictions.decoder.weight")
-    if decoder is not None and not torch.equal(decoder.float(), ours["embeddings.word.weight"]):
-        lm_head = {}  # ours has no decoder but the word embedding
+    if decoder is not None:
+        (copied,) = renamed_weights({"decoder": decoder}, {"decoder": "decoder"}).values()
+        # Ours has no decoder but the word embedding.
+        lm_head = lm_head if torch.equal(copied, ours["embeddings.word.weight"]) else {}
     return Parts(config=config, encoder=ours, head=_among(weights, HEAD_KEYS), lm_head=lm_head)
 
 
@@ -156,7 +160,7 @@ def config_of_shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "model_type": "megatron-bert" if "encoder.ln.weight" in weights else "bert",
         "vocab_size": vocab_size,
-        "num_hidden_layers": num_layers(weights, r"encoder\.layer\.(\d+)\."),
+        "num_hidden_layers": num_layers(weights, _LAYER),
         "intermediate_size": matrix_shape(weights, "encoder.layer.0.intermediate.dense.weight")[0],
         "max_position_embeddings": matrix_shape(weights, SHARED_KEYS["embeddings.position.weight"])[0],
         "type_vocab_size": matrix_shape(weights, SHARED_KEYS["embeddings.token_type.weight"])[0],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spanqa.errors import SettingsError
 from spanqa.tokenization import Tokenizer
-from spanqa.windows import WindowSettings
+from spanqa.windows import N_SPECIAL_TOKENS, WindowSettings
 from spanqa_training.checkpoint import Checkpoint
 from spanqa_training.errors import CheckpointError, ImportWeightsError
 from spanqa_training.model import ACTIVATIONS, EncoderConfig, SpanModel
@@ -30,7 +30,7 @@ class ImportOptions:
         tokenizer: A vocab.txt, a tokenizer.json or a folder of one, in place of the source's own.
         do_lower_case: Whether a vocab.txt is one of lower-cased text; by default seen from its pieces.
         config: Values of a Hugging Face configuration that replace or supply the source's.
-        windows: How contexts will be cut; by default the source's settings, else BERT's.
+        windows: How contexts will be cut; by default the source's settings, else `windows_within` its positions.
         seed: Draws the head where the source has none.
 
     Raises:
@@ -120,7 +120,7 @@ def imported_from_parts(
     _check_shapes({**parts.encoder, **head}, {name: tensor.shape for name, tensor in model.state_dict().items()})
     _check_shapes(parts.lm_head, _lm_head_shapes(parts.config))
     model.load_state_dict({**parts.encoder, **head}, assign=True)
-    fields: dict[str, Any] = dict(settings or {})
+    fields: dict[str, Any] = {"windows": windows_within(parts.config.max_positions), **(settings or {})}
     if options.windows:
         fields["windows"] = options.windows
     facts = {
@@ -133,6 +133,21 @@ def imported_from_parts(
     }
     checkpoint = Checkpoint(encoder=parts.config, tokenizer_json=tokenizer.serialized, provenance=facts, **fields)
     return Imported(checkpoint=checkpoint, model=model.eval(), lm_head=parts.lm_head)
+
+
+def windows_within(max_positions: int) -> WindowSettings:
+    """BERT's windows, or as much of them as a model's positions hold.
+
+    Raises:
+        SettingsError: They hold no window.
+    """
+    default = WindowSettings()
+    longest = min(default.max_seq_length, max_positions)
+    room = longest - N_SPECIAL_TOKENS
+    question = min(default.max_query_length, room // 2)
+    return WindowSettings(
+        max_seq_length=longest, doc_stride=min(default.doc_stride, room - question), max_query_length=question
+    )
 
 
 def _fresh_head(config: EncoderConfig, seed: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from spanqa.errors import SpanqaError
 from spanqa_training.checkpoint import is_checkpoint
 from spanqa_training.errors import CheckpointError, ImportWeightsError
 from spanqa_training.hugging_face import CONFIG_FILE, import_hugging_face
@@ -47,8 +48,15 @@ def import_model(source: str | Path, options: ImportOptions | None = None) -> Im
         if source.is_dir():
             raise ImportWeightsError(f"{source}: is a folder of nothing that can be taken over: give {TAKEN_OVER}")
         raise ImportWeightsError(f"{source}: {what_it_may_be(source)}")
+    except SpanqaError:
+        raise
     except OSError as error:
         raise ImportWeightsError(f"{source}: cannot be read: {error}") from error
+    except Exception as error:  # what a file of strangers says may break anything
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ImportWeightsError(
+            f"{source}: cannot be taken over, its content contradicts itself ({reason}): fetch or save it again"
+        ) from error
 
 
 def is_importable(path: str | Path) -> bool:

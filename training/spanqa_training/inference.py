@@ -17,9 +17,11 @@ from spanqa.origins import null_origin, origin_of_span
 from spanqa.spans import Decoded, DecodeSettings, decode
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker, Windows
+from spanqa_training.datasets import distinct
 from spanqa_training.decoding import ALWAYS_ANSWER
 from spanqa_training.errors import RunError
 from spanqa_training.evaluate import Logits, Network, window_logits
+from spanqa_training.windowing import windows_of_examples
 
 PREDICTIONS_FILE = "predictions.jsonl"
 _QUESTIONS_AT_A_TIME = 2_000
@@ -100,7 +102,7 @@ def answered(
     n_threads: int = 1,
     quiet: bool = True,
 ) -> Iterator[Answered]:
-    """Answer questions as they come, a bounded number of them in memory.
+    """Answer questions as they come, a bounded number of them in memory, beside the ids of all.
 
     Args:
         network: The network.
@@ -111,10 +113,13 @@ def answered(
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
         quiet: Whether to hide the progress bar.
+
+    Raises:
+        DataError: A question or a context holds no word, or an id stands twice.
     """
-    stream = iter(examples)
+    stream = distinct(examples)
     while chunk := list(islice(stream, _QUESTIONS_AT_A_TIME)):
-        all_windows = maker.windows_of_many([(example.question, example.context) for example in chunk])
+        all_windows = windows_of_examples(chunk, maker)
         logits = window_logits(network, all_windows, quiet=quiet, rows_per_batch=rows_per_batch, n_threads=n_threads)
         for example, windows, (start, end) in zip(chunk, all_windows, logits, strict=True):
             longest = min(settings.max_answer_tokens, windows.room)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from spanqa_training.feed import Feed, Share, WindowSource, span_loss
 from spanqa_training.keys import Key
 from spanqa_training.model import SpanModel
 from spanqa_training.optimizers import make_optimizer
+from spanqa_training.progress import OnCheck, Progress
 from spanqa_training.resume import Keeper
 from spanqa_training.schedules import Schedule
 from spanqa_training.spec import DataSpec, Spec
@@ -28,29 +28,6 @@ from spanqa_training.spec_file import spec_yaml
 from spanqa_training.train_log import TrainLog
 
 STATE_FOLDER = "state"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run is.
-
-    Args:
-        epoch: Epochs begun, from 1.
-        step: Steps of the optimiser that are done.
-        n_steps: Steps of the whole run.
-        loss: Mean loss of this epoch's batches.
-        lr: Learning rate of the last step.
-    """
-
-    epoch: int
-    step: int
-    n_steps: int
-    loss: float
-    lr: float
-
-
-OnCheck = Callable[[Progress], dict[str, Any]]
-"""Validates in the middle or at the end of an epoch; gives what is to be remembered of it, as JSON values."""
 
 
 class Trainer:
@@ -65,10 +42,11 @@ class Trainer:
         dataset: The section of the data.
         results: The folder of results; an interrupted run there is resumed.
         key: Encrypts the saved state; None without.
+        origin: What the run started from, as in `RunState`.
         quiet: Whether to hide the progress bar.
 
     Raises:
-        RunError: If the folder holds a run with another spec, or no batch can be made.
+        RunError: If the folder holds a run with another spec or origin, or no batch can be made.
     """
 
     def __init__(
@@ -82,6 +60,7 @@ class Trainer:
         dataset: DataSpec,
         results: Path,
         key: Key | None = None,
+        origin: Mapping[str, str] = {},
         quiet: bool = False,
     ) -> None:
         self._fabric, self._spec, self._data, self._lengths, self._quiet = fabric, spec, dataset, lengths, quiet
@@ -106,17 +85,24 @@ class Trainer:
             model=self._model,
             optimizer=self._optimizer,
             spec=spec_yaml(spec),
+            origin=dict(origin),
             folder=results / STATE_FOLDER,
             key=key,
         )
         self._at = self._keeper.restore()
-        self._log = TrainLog(results, step=self._step()) if fabric.global_rank == 0 else None
+        checked = {entry.get("step") for entry in self.log}
+        self._log = TrainLog(results, step=self._step(), checked=checked) if fabric.global_rank == 0 else None
         self._stop = False
 
     @property
     def resumed_at(self) -> tuple[int, int]:
         """Epoch and batch that the run starts from: (0, 0) for a fresh one."""
         return self._at.epoch, self._at.batch
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to train or to validate."""
+        return not self._at.batch and self._step() >= self._n_steps
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -126,6 +112,10 @@ class Trainer:
     def stop(self) -> None:
         """Ask the run to save its state and end after the current step; safe in a signal handler."""
         self._stop = True
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._stop
 
     def run(self, on_check: OnCheck) -> bool:
         """Train to the end.
@@ -139,7 +129,7 @@ class Trainer:
         Raises:
             RunError: If the loss is not finite.
         """
-        while self._step() < self._n_steps:
+        while not self.complete:
             if not self._run_epoch(on_check):
                 return False
             self._at.epoch, self._at.batch, self._at.loss_sum = self._at.epoch + 1, 0, 0.0
@@ -166,9 +156,13 @@ class Trainer:
     def _run_epoch(self, on_check: OnCheck) -> bool:
         steps_left = self._n_steps - self._at.epoch * self._steps_per_epoch
         order = self._order(self._at.epoch)[: steps_left * self._accumulate]
-        check_every = max(1, round(len(order) * self._spec.trainer.val_check_interval))
+        # Only between two steps can the state be saved, as it is before each check.
+        n_steps = math.ceil(len(order) / self._accumulate)
+        check_every = self._accumulate * max(1, round(n_steps * self._spec.trainer.val_check_interval))
         saved_at = time.monotonic()
         self._model.train()
+        if self._owes_check(len(order), check_every) and not self._check(on_check):
+            return False
         hidden = self._quiet or self._fabric.global_rank > 0
         with tqdm(
             desc=f"epoch {self._at.epoch + 1}/{math.ceil(self._n_steps / self._steps_per_epoch)}",
@@ -184,7 +178,11 @@ class Trainer:
                 bar.update()
                 bar.set_postfix(loss=f"{self._at.loss_sum / self._at.batch:.3f}", refresh=False)
                 if last or self._at.batch % check_every == 0:
-                    self._check(on_check)
+                    if self._spec.validation_ds.file:
+                        self._keeper.save(self._at)
+                        saved_at = time.monotonic()
+                    if not self._check(on_check):
+                        return False
                 if (stop or due) and not last and self._at.batch % self._accumulate == 0:
                     self._keeper.save(self._at)
                     saved_at = time.monotonic()
@@ -192,7 +190,13 @@ class Trainer:
                         return False
         return True
 
-    def _check(self, on_check: OnCheck) -> None:
+    def _owes_check(self, n_batches: int, check_every: int) -> bool:
+        """Whether the run was interrupted in a check, or just before it."""
+        due = self._at.batch > 0 and (self._at.batch == n_batches or self._at.batch % check_every == 0)
+        return due and all(entry.get("step") != self._step() for entry in self.log)
+
+    def _check(self, on_check: OnCheck) -> bool:
+        """Validate; False where that was stopped."""
         progress = Progress(
             epoch=self._at.epoch + 1,
             step=self._step(),
@@ -200,10 +204,14 @@ class Trainer:
             loss=self._at.loss_sum / self._at.batch,
             lr=self._optimizer.param_groups[0]["lr"],
         )
-        self._at.log.append(on_check(progress))
-        if self._log:
-            self._log.write(**self._at.log[-1])
+        entry = on_check(progress)
         self._model.train()
+        if entry is None:
+            return False
+        self._at.log.append(entry)
+        if self._log:
+            self._log.write(**entry)
+        return True
 
     def _train_batch(self, share: Share, *, last: bool, due: bool) -> tuple[bool, bool]:
         """Train on one batch; says whether any process was asked to stop, and whether the first wants to save."""

@@ -14,7 +14,7 @@ from spanqa_training.errors import ImportWeightsError
 from spanqa_training.hugging_face_names import config_of_width, encoder_config_from_hugging_face, overridden
 from spanqa_training.imported import ImportOptions, Parts
 from spanqa_training.model import EncoderConfig
-from spanqa_training.renaming import expanded_keys, matrix_shape, num_layers, renamed_weights
+from spanqa_training.renaming import expanded_keys, layers_to_expect, matrix_shape, num_layers, renamed_weights
 from spanqa_training.vocabulary import rows_without_padding
 
 LAYER_NORM_EPS = 1e-5
@@ -23,6 +23,7 @@ LAYER_NORM_EPS = 1e-5
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
 _TYPES = "embedding.tokentype_embeddings.weight"
 _POSITIONS = "embedding.position_embeddings.weight"
+_LAYER = r"encoder\.layers\.(\d+)\."
 _FUSED = "layers.{layer}.attention.query_key_value.{part}"
 
 MEGATRON_KEYS = {
@@ -37,15 +38,17 @@ MEGATRON_KEYS = {
     "layers.{layer}.contract.{part}": "encoder.layers.{layer}.mlp.dense_4h_to_h.{part}",
     "final_norm.{part}": "encoder.final_layernorm.{part}",
 }
-"""Our weights, attention still fused -> Megatron-LM's below `language_model`, in the newer of its spellings."""
+"""Our weights, attention still fused -> Megatron-LM's below `language_model`, in one of its spellings."""
 
-_OLDER_SPELLINGS = (
+_OTHER_SPELLINGS = (
     (re.compile(r"^transformer\."), "encoder."),
     (re.compile(r"^(encoder\.layers\.\d+)\.attention\."), r"\1.self_attention."),
+    (re.compile(r"^(encoder\.(?:layers\.\d+\.)?(?:input|post_attention|final)_)norm\."), r"\1layernorm."),
 )
+"""Of earlier and of later releases."""
 
 LM_HEAD_KEYS = {"transform.{part}": "dense.{part}", "norm.{part}": "layernorm.{part}", "bias": "bias"}
-"""The masked-LM head, below `lm_head`."""
+"""The masked-LM head, below `lm_head`; later releases write `norm` for `layernorm`."""
 
 _UNUSED = re.compile(r"(pooler|lm_head|binary_head)\..*")
 
@@ -56,6 +59,7 @@ _CONFIG_OF_ARGUMENTS = {
     "ffn_hidden_size": "intermediate_size",
     "max_position_embeddings": "max_position_embeddings",
     "layernorm_epsilon": "layer_norm_eps",
+    "norm_epsilon": "layer_norm_eps",
     "hidden_dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
     "init_method_std": "initializer_range",
@@ -63,7 +67,11 @@ _CONFIG_OF_ARGUMENTS = {
 """Megatron-LM's arguments -> Hugging Face's configuration keys."""
 
 _PARALLEL = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "model_parallel_size")
+_OF_ACTIVATION = ("bias_gelu_fusion", "openai_gelu", "onnx_safe")
 _OTHER_COMPUTATIONS = ("apply_residual_connection_post_layernorm", "apply_layernorm_1p", "squared_relu")
+
+_LARGEST_VERSION = 1000
+_SHOWN_CHARS = 40
 
 MERGE_SHARDS = (
     "merge the shards into one with Megatron-LM's own tools (merge_mp_partitions.py, or checkpoint_util.py with target"
@@ -93,15 +101,16 @@ def parts_from_megatron(
     """
     _check_arguments(arguments)
     prefix = encoder_prefix(weights)
-    encoder = {_newer(name.removeprefix(prefix)): t for name, t in weights.items() if name.startswith(prefix)}
+    encoder = {_spelled(name.removeprefix(prefix)): t for name, t in weights.items() if name.startswith(prefix)}
     source = {**_config_of_shapes(encoder), **_config_of_arguments(arguments)}
     n_tokens = rows_without_padding(len(encoder[WORD_EMBEDDING]), tokenizer)
     config = encoder_config_from_hugging_face(
         {**overridden(source, options), "model_type": "megatron-bert", "vocab_size": n_tokens}
     )
-    encoder.setdefault(_TYPES, torch.zeros(config.type_vocab_size, config.hidden_size))
+    encoder.setdefault(_TYPES, torch.zeros(config.type_vocab_size, matrix_shape(encoder, WORD_EMBEDDING)[1]))
     lm_head = _lm_head(weights, prefix, config.vocab_size)
-    ours = renamed_weights(encoder, expanded_keys(MEGATRON_KEYS, config.num_layers), unused=_UNUSED)
+    n_layers = layers_to_expect(config.num_layers, encoder, _LAYER)
+    ours = renamed_weights(encoder, expanded_keys(MEGATRON_KEYS, n_layers), unused=_UNUSED)
     ours["embeddings.word.weight"] = ours["embeddings.word.weight"][: config.vocab_size].clone()
     _split_attention(ours, version, config)
     return Parts(config=config, encoder=ours, lm_head=lm_head)
@@ -124,11 +133,18 @@ def checkpoint_version(value: object) -> float:
     """Read a checkpoint version: 0 where there is none, as Megatron-LM does.
 
     Raises:
-        ImportWeightsError: It is no number.
+        ImportWeightsError: It is no number, or none that a version can be.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ImportWeightsError(f"checkpoint_version is {value!r}: it must be a number")
+        raise ImportWeightsError(f"checkpoint_version is {_shown(value)}: it must be a number")
+    if not 0 <= (value or 0) < _LARGEST_VERSION:
+        raise ImportWeightsError(f"checkpoint_version must be a number from 0 to {_LARGEST_VERSION}: it is damaged")
     return float(value or 0)
+
+
+def _shown(value: object) -> str:
+    """A value of unknown kind in a few words."""
+    return repr(value) if isinstance(value, str | bool) and len(repr(value)) < _SHOWN_CHARS else type(value).__name__
 
 
 def encoder_prefix(weights: Mapping[str, Tensor]) -> str:
@@ -186,14 +202,15 @@ def _split_attention(weights: dict[str, Tensor], version: float, config: Encoder
 def _lm_head(weights: Mapping[str, Tensor], prefix: str, vocab_size: int) -> dict[str, Tensor]:
     beside = prefix.removesuffix("language_model.") + "lm_head."
     found = {name.removeprefix(beside): tensor for name, tensor in weights.items() if name.startswith(beside)}
+    found = {re.sub(r"^norm\.", "layernorm.", name): tensor for name, tensor in found.items()}
     if not found:
         return {}
     head = renamed_weights(found, expanded_keys(LM_HEAD_KEYS, 0))
     return {**head, "bias": head["bias"].flatten()[:vocab_size].clone()}
 
 
-def _newer(name: str) -> str:
-    for pattern, spelling in _OLDER_SPELLINGS:
+def _spelled(name: str) -> str:
+    for pattern, spelling in _OTHER_SPELLINGS:
         name = pattern.sub(spelling, name)
     return name
 
@@ -202,7 +219,7 @@ def _config_of_shapes(encoder: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the weights alone say of the architecture, in Hugging Face's keys."""
     return {
         **config_of_width(matrix_shape(encoder, WORD_EMBEDDING)[1]),
-        "num_hidden_layers": num_layers(encoder, r"encoder\.layers\.(\d+)\."),
+        "num_hidden_layers": num_layers(encoder, _LAYER),
         "intermediate_size": matrix_shape(encoder, "encoder.layers.0.mlp.dense_h_to_4h.weight")[0],
         "max_position_embeddings": matrix_shape(encoder, _POSITIONS)[0],
         "type_vocab_size": matrix_shape(encoder, _TYPES)[0] if _TYPES in encoder else 2,
@@ -211,11 +228,14 @@ def _config_of_shapes(encoder: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _config_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    said = {theirs: arguments.get(name) for name, theirs in _CONFIG_OF_ARGUMENTS.items()}
+    said = {theirs: arguments.get(name) for name, theirs in _CONFIG_OF_ARGUMENTS.items() if name in arguments}
     return {key: value for key, value in said.items() if value is not None}
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    for name in (*_CONFIG_OF_ARGUMENTS, *_PARALLEL, *_OTHER_COMPUTATIONS, *_OF_ACTIVATION):
+        if not isinstance(arguments.get(name), int | float | str | None):
+            raise ImportWeightsError(f"{name} is {_shown(arguments[name])}: it must be a number, or true or false")
     for name in _PARALLEL:
         if (arguments.get(name) or 1) != 1:
             raise ImportWeightsError(f"is one of several shards ({name} is {arguments[name]}): {MERGE_SHARDS}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -19,7 +20,7 @@ from spanqa.tokenization import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.errors import ImportWeightsError
 from spanqa_training.hugging_face_names import config_of_shapes, overridden, parts_from_hugging_face
-from spanqa_training.imported import Imported, ImportOptions, Parts, imported_from_parts, naming
+from spanqa_training.imported import Imported, ImportOptions, Parts, imported_from_parts, naming, windows_within
 from spanqa_training.megatron_names import (
     MERGE_SHARDS,
     WORD_EMBEDDING,
@@ -46,7 +47,14 @@ _NEWER_VERSION = 3.0
 
 _WINDOWS = tuple(field.name for field in fields(WindowSettings))
 
-_LARGEST_TEXT_BYTES = 1 << 26
+_TEXTS = re.compile(r".*(\.yaml|\.json|\.txt|vocab\w*)")
+"""Names of members that may be a configuration or a vocabulary; others are not read."""
+
+_LARGEST_TEXTS_BYTES = 1 << 26
+"""Of all of them together: a configuration and a vocabulary are a few MB."""
+
+_LARGEST_WEIGHTS_BYTES = 1 << 34
+"""Of the weights: those of the largest published Megatron-BERT, of 3.9 billion parameters, fit in float32."""
 
 
 def import_nemo(path: Path, options: ImportOptions) -> Imported:
@@ -71,13 +79,14 @@ def import_nemo(path: Path, options: ImportOptions) -> Imported:
             parts, facts = _encoder(weights, encoder_config, members, tokenizer, options)
             parts = replace(parts, head=_head(weights))
         provenance = {"source": "NeMo archive", "name": path.resolve().name, "architectures": [_class(config)], **facts}
-        settings = _settings(_section(config, "dataset"))
+        settings = _settings(_section(config, "dataset"), windows_within(parts.config.max_positions))
         return imported_from_parts(parts, tokenizer, options, provenance=provenance, settings=settings)
 
 
 def _unpacked(path: Path, folder: Path) -> dict[str, bytes]:
-    """Copy the weights into the folder, and read the other members, by name without path."""
+    """Copy the weights into the folder, and read the texts, by name without path."""
     members: dict[str, bytes] = {}
+    n_text_bytes = 0
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
@@ -86,10 +95,15 @@ def _unpacked(path: Path, folder: Path) -> dict[str, bytes]:
                 if content is None:
                     continue
                 if name == WEIGHTS_FILE:
+                    _check_size(member, min(_LARGEST_WEIGHTS_BYTES, shutil.disk_usage(folder).free))
                     with open(folder / WEIGHTS_FILE, "xb") as copy:
                         shutil.copyfileobj(content, copy)
-                elif member.size <= _LARGEST_TEXT_BYTES:
+                elif _TEXTS.fullmatch(name):
+                    _check_size(member, _LARGEST_TEXTS_BYTES - n_text_bytes)
+                    n_text_bytes += member.size
                     members[name] = content.read()
+    except ImportWeightsError:
+        raise
     except FileExistsError as error:
         raise ImportWeightsError(
             f"holds several {WEIGHTS_FILE}, of a model-parallel network: {MERGE_SHARDS}"
@@ -100,6 +114,19 @@ def _unpacked(path: Path, folder: Path) -> dict[str, bytes]:
         if not there:
             raise ImportWeightsError(f"holds no {name}: it is no archive that NeMo's save_to wrote")
     return members
+
+
+def _check_size(member: tarfile.TarInfo, largest_bytes: int) -> None:
+    """Refuse a member that would fill the memory or the disk: one of holes takes any size from nothing."""
+    if member.issparse():
+        raise ImportWeightsError(
+            f"{member.name} is stored as a sparse file, as NeMo never does: save the archive again"
+        )
+    if member.size > largest_bytes:
+        raise ImportWeightsError(
+            f"{member.name} takes {member.size:,} bytes, and {largest_bytes:,} are allowed or free: make room in the"
+            " temporary folder, or save the archive again with the model alone"
+        )
 
 
 def _config(members: Mapping[str, bytes]) -> Mapping[str, Any]:
@@ -205,14 +232,14 @@ def _head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed_weights(head, _HEAD_KEYS)
 
 
-def _settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(dataset: Mapping[str, Any], default: WindowSettings) -> dict[str, Any]:
     """How the model cut contexts and chose answers, as fields of a checkpoint."""
     said = {name: value for name, value in dataset.items() if value is not None}
     names = dict.fromkeys((*_WINDOWS, "max_answer_length"), int) | {"null_score_diff_threshold": (int, float)}
     for name, kind in names.items():
         if not isinstance(said.get(name, 1), kind):
             raise ImportWeightsError(f"{CONFIG_FILE}: dataset.{name} is {said[name]!r}: it must be a number")
-    settings: dict[str, Any] = {"windows": WindowSettings(**{name: said[name] for name in _WINDOWS if name in said})}
+    settings: dict[str, Any] = {"windows": replace(default, **{name: said[name] for name in _WINDOWS if name in said})}
     if "max_answer_length" in said:
         settings["max_answer_tokens"] = said["max_answer_length"]
     if "null_score_diff_threshold" in said:

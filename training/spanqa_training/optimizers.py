@@ -17,7 +17,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-_WITH_BETAS = ("adamw", "adam", "adamax")
+WITH_BETAS = ("adamw", "adam", "adamax")
 
 
 def make_optimizer(
@@ -36,6 +36,6 @@ def make_optimizer(
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     options: dict[str, Any] = {"lr": lr}
-    if name in _WITH_BETAS:
+    if name in WITH_BETAS:
         options["betas"] = betas
     return OPTIMIZERS[name](groups, **options)

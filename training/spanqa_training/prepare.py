@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_training.arguments import Request, note, request_from_args
 from spanqa_training.checkpoint import Checkpoint, check_target
@@ -14,10 +18,15 @@ from spanqa_training.datasets import read_datasets
 from spanqa_training.errors import SpecError
 from spanqa_training.index import build_or_open_index
 from spanqa_training.launch import accelerator_of, precision_of
+from spanqa_training.model import SpanModel
+from spanqa_training.optimizers import WITH_BETAS
+from spanqa_training.progress import tell
+from spanqa_training.schedules import unread_settings
 from spanqa_training.sources import base_model
 from spanqa_training.spec import PRECISIONS, DataSpec, Spec
 from spanqa_training.spec_file import spec_yaml
 from spanqa_training.training_run import CHECKPOINTS, TrainingRun
+from spanqa_training.windowing import windows_of_examples
 
 _INDEX = "index"
 _ENDINGS = (".tlt", "")
@@ -50,6 +59,8 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
         max_answer_tokens=spec.model.dataset.max_answer_length or checkpoint.max_answer_tokens,
         spec=spec_yaml(spec),
     )
+    # What cannot be validated is told before training, not after its first epoch.
+    windows_of_examples(validation, WindowMaker(checkpoint.tokenizer(), checkpoint.windows))
     index = _index(request, dataset, checkpoint, args.quiet)
     return TrainingRun(
         spec=spec,
@@ -57,6 +68,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
         checkpoint=checkpoint,
         model=model,
         index=index,
+        origin=_origin(index, validation, model),
         validation=validation,
         validation_rows=spec.validation_ds.batch_size if "validation_ds.batch_size" in request.given else None,
         results=request.results,
@@ -76,6 +88,12 @@ def _note_unused(request: Request) -> None:
     """Tell of what the spec says to other commands, or about a new model where a restored one is trained."""
     if "model.dataset.n_best_size" in request.given:
         note("without effect on this command: model.dataset.n_best_size (spanqa infer reads it)")
+    optim = request.spec.optim
+    unread = unread_settings(optim.sched)
+    if unread:
+        note(f"{optim.sched.name} does not read {', '.join(f'optim.sched.{name}' for name in unread)}")
+    if "optim.betas" in request.given and optim.name not in WITH_BETAS:
+        note(f"{optim.name} does not read optim.betas")
     if not request.spec.restore_from:
         return
     new_only = ("model.language_model", "model.tokenizer", "model.dataset.do_lower_case")
@@ -102,9 +120,22 @@ def _index(request: Request, dataset: DataSpec, checkpoint: Checkpoint, quiet: b
         allow_unanswerable=settings.version_2_with_negative is not False,
         quiet=quiet,
     ) as index:
-        print(
+        tell(
             f"{index.n_questions:,} questions, {index.n_unanswerable:,} without an answer; "
-            f"{index.n_windows:,} windows, {index.n_positive:,} with one",
-            file=sys.stderr,
+            f"{index.n_windows:,} windows, {index.n_positive:,} with one"
         )
         return index.folder
+
+
+def _origin(index: Path, validation: Sequence[Example], model: SpanModel) -> dict[str, str]:
+    """SHA-256 of what a run starts from, by the name that its user knows it by."""
+    weights = hashlib.sha256(repr(model.config).encode())
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return {
+        "base model": weights.hexdigest(),
+        # The index is named by its content.
+        "training data": index.name,
+        "validation data": hashlib.sha256(repr(list(validation)).encode()).hexdigest(),
+    }

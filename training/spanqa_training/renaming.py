@@ -64,6 +64,11 @@ def num_layers(names: Iterable[str], layer: str) -> int:
     return len({found[1] for name in names if (found := re.match(layer, name))})
 
 
+def layers_to_expect(n_layers: int, names: Iterable[str], layer: str) -> int:
+    """As many layers as a configuration says, but at most one more than there are: the first that is missing."""
+    return min(n_layers, num_layers(names, layer) + 1)
+
+
 def renamed_weights(
     weights: Mapping[str, Tensor], keys: Mapping[str, str], *, unused: re.Pattern[str] | None = None
 ) -> dict[str, Tensor]:
@@ -78,7 +83,8 @@ def renamed_weights(
         Our names -> the weights, copied as float32.
 
     Raises:
-        ImportWeightsError: A weight is missing, or there is one that is neither needed nor unused.
+        ImportWeightsError: A weight is missing or none that can be copied, or there is one that is neither needed nor
+            unused.
     """
     lacking = [theirs for theirs in keys.values() if theirs not in weights]
     if lacking:
@@ -91,7 +97,27 @@ def renamed_weights(
         raise ImportWeightsError(
             f"holds {_first_of(strange)}, which the encoder that its configuration describes does not have: check it"
         )
+    _check_copyable({theirs: weights[theirs] for theirs in keys.values()})
     return {ours: weights[theirs].to(torch.float32, copy=True) for ours, theirs in keys.items()}
+
+
+def _check_copyable(weights: Mapping[str, Tensor]) -> None:
+    """Refuse what is no array of floats, and arrays that are larger than what the file holds of them."""
+    n_bytes, storages = 0, {}
+    for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
+            kind = "without content" if tensor.device.type != "cpu" else f"{tensor.layout} of {tensor.dtype}"
+            raise ImportWeightsError(
+                f"{name} is {kind.replace('torch.', '')}: weights must be dense and of floats: save them as float32"
+            )
+        storage = tensor.untyped_storage()
+        n_bytes += tensor.numel() * tensor.itemsize
+        storages[storage.data_ptr()] = storage.nbytes()
+    if n_bytes > sum(storages.values()):
+        raise ImportWeightsError(
+            f"names {n_bytes:,} bytes of weights and holds {sum(storages.values()):,}: some overlap or repeat one"
+            " number: save the model's state_dict again, each weight contiguous"
+        )
 
 
 def _first_of(names: list[str]) -> str:

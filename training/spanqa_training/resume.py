@@ -40,6 +40,7 @@ class Keeper:
         model: The model, set up.
         optimizer: Its optimiser, set up.
         spec: The resolved spec as YAML; a run resumes only under the same.
+        origin: What it started from, as in `RunState`; a run resumes only on the same.
         folder: Where the state lies.
         key: Encrypts it; None without.
     """
@@ -48,6 +49,7 @@ class Keeper:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     spec: str
+    origin: dict[str, str]
     folder: Path
     key: Key | None
 
@@ -68,6 +70,7 @@ class Keeper:
             scaler = self._scaler()
             state = RunState(
                 spec=self.spec,
+                origin=self.origin,
                 world_size=n_processes,
                 epoch=cursor.epoch,
                 batch=cursor.batch,
@@ -85,10 +88,11 @@ class Keeper:
         """Restore an interrupted run; gives a fresh cursor where there is none.
 
         Raises:
-            RunError: The state is damaged, or of a run with another spec or another number of processes.
+            RunError: The state is damaged, or of a run with another spec, origin or number of processes.
             EncryptionError: The key is not the state's.
         """
-        state = load_state(self.folder, self.spec, world_size=self.fabric.world_size, key=self.key)
+        n_processes = self.fabric.world_size
+        state = load_state(self.folder, self.spec, origin=self.origin, world_size=n_processes, key=self.key)
         if state is None:
             return Cursor()
         self.model.load_state_dict(state.model)

@@ -10,6 +10,22 @@ from spanqa_training.errors import SpecError
 
 _INVERSE_SQUARE_ROOT = -0.5
 _NOAM_WARMUP = -1.5
+_SQUARE_MIN_LR = 1e-5
+CONSTANT = {"name": "WarmupPolicy"}
+"""The section of a schedule that, without a warm-up, changes nothing."""
+
+
+_READERS = {
+    "min_lr": ("SquareRoot", "SquareAnnealing", "WarmupAnnealing", "Cosine", "Polynomial", "Noam"),
+    "hold_steps": ("PolynomialHold", "NoamHold", "WarmupHold"),
+    "hold_ratio": ("PolynomialHold", "NoamHold", "WarmupHold"),
+    "constant_steps": ("Cosine",),
+    "constant_ratio": ("Cosine",),
+    "power": ("Polynomial",),
+    "decay_rate": ("NoamHold",),
+    "d_model": ("NoamAnnealing",),
+}
+"""How the names of the schedules begin that read a setting; all read the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +33,13 @@ class ScheduleSpec:
     """The learning rate over the steps (`optim.sched`)."""
 
     name: str = "SquareRootAnnealing"
-    """One of SCHEDULES."""
+    """One of SCHEDULES. An optim section without sched, or sched: null, keeps the rate constant, as in NeMo."""
     warmup_steps: int | None = None
     """Steps of the linear warm-up; give this or warmup_ratio."""
     warmup_ratio: float | None = None
     """Warm-up as a share of all steps."""
     min_lr: float | None = None
-    """Lowest learning rate; 0, and 1e-5 for SquareAnnealing, where not given."""
+    """Lowest learning rate; 0, and 1e-5 (at most lr) for SquareAnnealing, where not given."""
     hold_steps: int | None = None
     """Steps at the highest rate after the warm-up (the Hold schedules); give this or hold_ratio."""
     hold_ratio: float | None = None
@@ -54,6 +70,13 @@ class ScheduleSpec:
                 raise SpecError(f"optim.sched.{name}: must be in 0..1, got {getattr(self, name)}")
         if self.name == "NoamHoldAnnealing" and not (self.warmup_steps or self.warmup_ratio):
             raise SpecError("optim.sched: NoamHoldAnnealing needs a warm-up: give warmup_steps or warmup_ratio")
+
+
+def unread_settings(spec: ScheduleSpec) -> list[str]:
+    """Names of settings that are given and that the schedule does not read."""
+    defaults = ScheduleSpec()
+    given = (name for name in _READERS if getattr(spec, name) != getattr(defaults, name))
+    return [name for name in given if not spec.name.startswith(_READERS[name])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +115,7 @@ class Schedule:
         """The lowest learning rate."""
         if self.spec.min_lr is not None:
             return self.spec.min_lr
-        return 1e-5 if self.spec.name == "SquareAnnealing" else 0.0
+        return min(_SQUARE_MIN_LR, self.lr) if self.spec.name == "SquareAnnealing" else 0.0
 
     def at(self, step: int) -> float:
         """Learning rate of a step, counted from 0.

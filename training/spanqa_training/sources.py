@@ -12,14 +12,18 @@ from typing import Any
 import torch
 
 from spanqa.tokenization import Tokenizer, load_tokenizer
+from spanqa_training.archive import first_member
 from spanqa_training.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from spanqa_training.errors import CheckpointError, SpecError
 from spanqa_training.hub import folder_of_name
+from spanqa_training.imported import windows_within
 from spanqa_training.importers import ImportOptions, encoder_config_from_hugging_face, import_model
 from spanqa_training.keys import Key
 from spanqa_training.model import SpanModel
 from spanqa_training.model_spec import ModelSpec
+from spanqa_training.packed import PackedNetwork, read_packed_network
 from spanqa_training.spec import Spec
+from spanqa_training.storage import NETWORK_FILE
 
 Warn = Callable[[str], None]
 _FRESH = "fresh"
@@ -40,10 +44,31 @@ def open_model(path: str | Path, *, key: Key | None = None) -> tuple[Checkpoint,
     """
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such checkpoint{_near(Path(path))}")
+    if Path(path).is_file() and first_member(Path(path)).startswith(NETWORK_FILE):
+        raise CheckpointError(
+            f"{path}: is an exported network: answer with it by spanqa infer_onnx, or give the checkpoint it came from"
+        )
     if is_checkpoint(path):
         return load_checkpoint(path, key=key)
     imported = import_model(path)
     return imported.checkpoint, imported.model.eval()
+
+
+def open_network(path: Path, *, key: Key | None = None) -> PackedNetwork:
+    """Open what `spanqa export` packed.
+
+    Raises:
+        CheckpointError: Nothing is there, or something else, or it is damaged.
+        EncryptionError: The key is missing or wrong.
+    """
+    export = "`spanqa export export_format=ONNX` writes one from a checkpoint"
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such packed network: {export}")
+    if path.is_file() and not first_member(path):
+        raise CheckpointError(
+            f"{path}: is no packed network of spanqa's, and what the old toolkit encrypted only that decrypts: {export}"
+        )
+    return read_packed_network(path, key=key)
 
 
 def _near(path: Path) -> str:
@@ -82,7 +107,7 @@ def base_model(spec: Spec, *, key: Key | None, results: Path, warn: Warn) -> tup
     if spec.restore_from:
         checkpoint, model = open_model(restored_path(spec, results), key=key)
     else:
-        checkpoint, model = _new_model(spec.model, seed=spec.trainer.seed, key=key)
+        checkpoint, model = _new_model(spec.model, seed=spec.trainer.seed, key=key, warn=warn)
         _warn_of_case(spec.model, checkpoint.tokenizer(), warn)
     if str(checkpoint.provenance.get("head", "")).startswith(_FRESH) and "trained_on" not in checkpoint.provenance:
         _draw_head(model, spec)
@@ -93,12 +118,12 @@ def base_model(spec: Spec, *, key: Key | None, results: Path, warn: Warn) -> tup
     return checkpoint, model
 
 
-def _new_model(spec: ModelSpec, *, seed: int, key: Key | None) -> tuple[Checkpoint, SpanModel]:
+def _new_model(spec: ModelSpec, *, seed: int, key: Key | None, warn: Warn) -> tuple[Checkpoint, SpanModel]:
     language_model, name = spec.language_model, spec.language_model.pretrained_model_name
     config = _config(spec)
     vocabulary = Path(spec.tokenizer.vocab_file) if spec.tokenizer.vocab_file else None
     if vocabulary is None and spec.tokenizer.tokenizer_name not in (None, name):
-        vocabulary = folder_of_name(str(spec.tokenizer.tokenizer_name), "model.tokenizer.tokenizer_name")
+        vocabulary = folder_of_name(str(spec.tokenizer.tokenizer_name), "model.tokenizer.tokenizer_name", weights=False)
     lower = spec.dataset.do_lower_case if spec.tokenizer.vocab_file else _lower_case_of_name(name)
     if config is not None and language_model.lm_checkpoint is None:
         return _random_model(config, vocabulary, lower, seed)
@@ -113,10 +138,22 @@ def _new_model(spec: ModelSpec, *, seed: int, key: Key | None) -> tuple[Checkpoi
             "model.language_model names no model: give pretrained_model_name, lm_checkpoint, config_file or -m"
         )
     if is_checkpoint(source):
+        _warn_of_own(source, spec, vocabulary, config, warn)
         return load_checkpoint(source, key=key)
     options = ImportOptions(tokenizer=vocabulary, do_lower_case=lower, config=config, seed=seed)
     imported = import_model(source, options)
     return imported.checkpoint, imported.model
+
+
+def _warn_of_own(
+    source: Path, spec: ModelSpec, vocabulary: Path | None, config: dict[str, Any] | None, warn: Warn
+) -> None:
+    """Tell of keys in whose place a checkpoint has something of its own."""
+    idle = ["model.tokenizer." + ("vocab_file" if spec.tokenizer.vocab_file else "tokenizer_name")] * bool(vocabulary)
+    if config is not None:
+        idle.append("model.language_model." + ("config_file" if spec.language_model.config_file else "config"))
+    if idle:
+        warn(f"{source} is a checkpoint with its own tokenizer and config, so these have no effect: {', '.join(idle)}")
 
 
 def _config(spec: ModelSpec) -> dict[str, Any] | None:
@@ -144,6 +181,7 @@ def _random_model(
     checkpoint = Checkpoint(
         encoder=encoder,
         tokenizer_json=tokenizer.serialized,
+        windows=windows_within(encoder.max_positions),
         provenance={"source": "random weights", "head": f"{_FRESH}, seed {seed}"},
     )
     return checkpoint, SpanModel(encoder)
@@ -168,10 +206,8 @@ def _draw_head(model: SpanModel, spec: Spec) -> None:
 
 def _warn_of_case(spec: ModelSpec, tokenizer: Tokenizer, warn: Warn) -> None:
     wanted = spec.dataset.do_lower_case
-    upper, lower = tokenizer.pieces_of_many(["A", "a"])
-    lowers = upper.ids.tolist() == lower.ids.tolist()
-    if wanted is not None and wanted != lowers:
+    if wanted is not None and wanted != tokenizer.lower_cases:
         warn(
             f"model.dataset.do_lower_case is {str(wanted).lower()} and the tokenizer of the model "
-            f"{'lower-cases' if lowers else 'keeps case'}: the tokenizer decides"
+            f"{'lower-cases' if tokenizer.lower_cases else 'keeps case'}: the tokenizer decides"
         )

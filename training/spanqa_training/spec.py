@@ -15,6 +15,8 @@ PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 PRECISIONS |= {mode: mode for mode in tuple(PRECISIONS.values())}
 ACCELERATORS = ("ddp", "auto", "gpu", "cpu")
 DTYPES = ("float32", "float16")
+_SEEDS = 1 << 32
+"""Seeds that torch and numpy take alike."""
 EXPORT_FORMATS = ("ONNX", "RIVA", "JARVIS", "HF")
 
 
@@ -52,6 +54,7 @@ class TrainerSpec:
     def __post_init__(self) -> None:
         if self.max_steps == -1:
             object.__setattr__(self, "max_steps", None)
+        check_spec(0 <= self.seed < _SEEDS, "trainer.seed", f"in 0..{_SEEDS - 1}", self.seed)
         check_spec(self.gpus is None or self.gpus >= 0, "trainer.gpus", "at least 0", self.gpus)
         check_spec(self.accelerator in ACCELERATORS, "trainer.accelerator", ", ".join(ACCELERATORS), self.accelerator)
         check_spec(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
@@ -118,6 +121,8 @@ class OptimSpec:
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "optim.betas", "two in 0..1", self.betas
         )
         check_spec(self.weight_decay >= 0, "optim.weight_decay", "at least 0", self.weight_decay)
+        min_lr = self.sched.min_lr
+        check_spec(min_lr is None or min_lr <= self.lr, "optim.sched.min_lr", f"at most optim.lr {self.lr}", min_lr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spanqa_training.errors import SpecError
+from spanqa_training.schedules import CONSTANT
 from spanqa_training.spec import Spec
 from spanqa_training.spec_rules import apply_rules
 from spanqa_training.yaml_text import value_from_yaml
@@ -57,11 +59,13 @@ def load_spec(
         SpecError: Naming the key, what is allowed and what to do.
     """
     config = _parse(path)
+    rated = _has_rate(config)
     for override in overrides:
         _apply(config, override)
     values = _resolved(config, path)
     try:
         apply_rules(values, warn)
+        _keep_rate(values, rated)
         key = values.pop(KEY_OF_ENCRYPTION, None)
         for unused in [name for name in values if name in _fields() and name not in uses]:
             warn(f"{unused} is not read by this command")
@@ -155,6 +159,21 @@ def _kept(full: Any, given: Any) -> Any:
     return _MISSING if given == _MISSING else full
 
 
+def _has_rate(config: DictConfig) -> bool:
+    """Whether a file has a section of the optimiser, under either of its names."""
+    return any(isinstance(OmegaConf.select(config, key), DictConfig) for key in ("optim", "model.optim"))
+
+
+def _keep_rate(values: dict[str, Any], rated: bool) -> None:
+    """Make the rate constant where the optimiser's section names no schedule.
+
+    NeMo 1.x made none then (`nemo/core/optim/lr_scheduler.py`, `prepare_lr_scheduler`).
+    """
+    optim = values.get("optim")
+    if isinstance(optim, dict) and optim.get("sched", {} if not rated else None) is None:
+        optim["sched"] = dict(CONSTANT)
+
+
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -207,6 +226,8 @@ def _converted(hint: Any, value: Any, place: str) -> Any:
         if hint is int and not isinstance(value, bool) and int(value) == float(value):
             return int(value)
         if hint is float and not isinstance(value, bool):
+            if not math.isfinite(float(value)):
+                raise SpecError(f"{place}: must be a finite number, got {value!r}")
             return float(value)
         if hint is str and isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)

@@ -96,6 +96,10 @@ def apply_rules(values: Values, warn: Callable[[str], None]) -> None:
                 raise SpecError(f"{old} and {new} are the same: give one of them")
             _put(values, new, _take(values, old))
             warn(f"{old} is read as {new}")
+    gpus = values["trainer"]["gpus"] if _has(values, "trainer.gpus") else None
+    if isinstance(gpus, list) and gpus:
+        _put(values, "trainer.gpus", len(gpus))
+        warn(f"trainer.gpus {gpus} is read as their number, {len(gpus)}: $CUDA_VISIBLE_DEVICES chooses which")
     for key, rule in ONLY.items():
         if _has(values, key):
             value = _take(values, key)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from spanqa_training.keys import Key
 from spanqa_training.sealed import MAGIC, is_sealed, read_sealed, sealing
 
 STATE_FILE = "state.pt"
+_LOCK_FILE = ".lock"
 _OR_DELETE = "or delete it to start again"
 
 
@@ -26,6 +29,7 @@ class RunState:
 
     Args:
         spec: The resolved spec as YAML; a run resumes only under the same.
+        origin: SHA-256 of what it started from, by name ("training data", "base model"); it resumes only on the same.
         world_size: Processes of the run.
         epoch: Current epoch, from 0.
         batch: Batches of it that are done.
@@ -38,6 +42,7 @@ class RunState:
     """
 
     spec: str
+    origin: dict[str, str]
     world_size: int
     epoch: int
     batch: int
@@ -94,17 +99,20 @@ def save_state(state: RunState, folder: Path, key: Key | None = None) -> None:
         raise RunError(f"{path}: cannot be written: {cause}: free some space, or give another -r") from error
 
 
-def load_state(folder: Path, spec: str, *, world_size: int = 1, key: Key | None = None) -> RunState | None:
+def load_state(
+    folder: Path, spec: str, *, origin: Mapping[str, str] = {}, world_size: int = 1, key: Key | None = None
+) -> RunState | None:
     """Read the state of an interrupted run; None where there is none.
 
     Args:
         folder: Where it lies.
         spec: The resolved spec of the run that would go on.
+        origin: What it starts from, as in `RunState`.
         world_size: Its processes.
         key: Decrypts the state; not used for one that is not encrypted.
 
     Raises:
-        RunError: It is damaged, or of a run with another spec or another number of processes.
+        RunError: It is damaged, or of a run with another spec, origin or number of processes.
         EncryptionError: The key is missing or another, or the encrypted file was altered.
     """
     path = folder / STATE_FILE
@@ -113,12 +121,37 @@ def load_state(folder: Path, spec: str, *, world_size: int = 1, key: Key | None 
     state = _read(path, key)
     if state.spec != spec:
         raise RunError(f"{path}: is of a run with another spec: use another results folder, {_OR_DELETE}")
+    for name, sha256 in origin.items():
+        if state.origin.get(name) != sha256:
+            raise RunError(f"{path}: is of a run with another {name}: use another results folder, {_OR_DELETE}")
     if state.world_size != world_size:
         raise RunError(
             f"{path}: is of a run with {state.world_size} processes, not {world_size}: give -g {state.world_size}, "
             f"{_OR_DELETE}"
         )
     return state
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keep other runs from the folder of the state; the lock of one that dies is free.
+
+    Raises:
+        RunError: Another run is at work there, or the folder cannot be made or locked.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK_FILE).open("w")
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error}: give another -r") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another run is at work there: wait for its end, or give another -r") from error
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked: {error}: give another -r, on a local disk") from error
+        yield
 
 
 def _read(path: Path, key: Key | None) -> RunState:

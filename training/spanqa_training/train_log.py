@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from spanqa.files import write_atomically
 from spanqa_training.errors import RunError
 
 LOG_FILE = "train.jsonl"
+_IS_STEP = '"loss"'
+"""Lines of a step have it, those of a validation do not."""
 
 
 class TrainLog:
@@ -18,19 +21,22 @@ class TrainLog:
     Args:
         folder: The folder of results.
         step: The step that the run starts from; lines of later ones, of a run that was interrupted, are cut off.
+        checked: Steps whose validation the run remembers; lines of others, which are validated again, are cut out.
 
     Raises:
         RunError: The file cannot be read.
         DataError: It cannot be written.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, folder: Path, *, step: int, checked: Collection[object] = ()) -> None:
         self._path = folder / LOG_FILE
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{self._path}: cannot be read: {error}: delete it, or give another -r") from error
-        kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
+        kept = "".join(
+            f"{line}\n" for line in lines if (of := _step_of(line)) <= step and (_IS_STEP in line or of in checked)
+        )
         write_atomically(self._path, kept, make_folder=True)
 
     def write(self, **values: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class TrainingRun:
         checkpoint: The model that training starts from.
         model: Its weights.
         index: Folder of the training windows' index.
+        origin: SHA-256 of what the run starts from, by name.
         validation: Validation questions; none without.
         validation_rows: Windows in a batch of theirs; None for as many as fit a fixed number of tokens.
         results: The folder of results.
@@ -53,6 +55,7 @@ class TrainingRun:
     checkpoint: Checkpoint
     model: SpanModel
     index: Path
+    origin: Mapping[str, str]
     validation: Sequence[Example]
     validation_rows: int | None
     results: Path
@@ -87,6 +90,7 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
             dataset=run.dataset,
             results=run.results,
             key=run.key,
+            origin=run.origin,
             quiet=run.quiet,
         )
         validator = Validator(
@@ -102,11 +106,10 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
             log=trainer.log,
             quiet=run.quiet,
         )
-        epoch, batch = trainer.resumed_at
-        if (epoch, batch) != (0, 0):
-            validator.say(f"resuming at epoch {epoch + 1}, batch {batch}")
+        if message := _resumption(trainer, run):
+            validator.say(message)
         with handled(lambda *_: trainer.stop()):
-            finished = trainer.run(validator.check)
+            finished = trainer.run(partial(validator.check, stopping=trainer.stopping))
         if not finished:
             validator.say(f"interrupted: the same command resumes from {run.results / STATE_FOLDER}")
             return False
@@ -122,6 +125,17 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
         _save(run, model, evaluation, {**facts, "checks": trainer.log})
     fabric.barrier()
     return True
+
+
+def _resumption(trainer: Trainer, run: TrainingRun) -> str:
+    """What to say of a run that does not begin at its beginning; nothing of others."""
+    if trainer.complete:
+        return (
+            f"the run is complete already and nothing is trained: {run.target} is written again from its state; "
+            "for another run give another -r"
+        )
+    epoch, batch = trainer.resumed_at
+    return f"resuming at epoch {epoch + 1}, batch {batch}" if epoch or batch else ""
 
 
 def _final_evaluation(run: TrainingRun, model: SpanModel, validator: Validator) -> Evaluation | None:

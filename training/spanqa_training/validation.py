@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,18 @@ import torch
 from lightning.fabric import Fabric
 
 from spanqa.squad import Example
-from spanqa.windows import WindowMaker
+from spanqa.windows import Batch, WindowMaker
 from spanqa_training.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.decoding import decode_settings, threshold_from_spec
-from spanqa_training.evaluate import Evaluation, evaluate, network_from_model
+from spanqa_training.evaluate import Evaluation, Logits, evaluate, network_from_model
 from spanqa_training.keys import Key
-from spanqa_training.loop import Progress
 from spanqa_training.model import SpanModel
+from spanqa_training.progress import Progress, tell
 from spanqa_training.spec import Spec
+
+
+class _StoppedError(Exception):
+    """A process was asked to stop while it validated."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -53,15 +56,26 @@ class Validator:
     quiet: bool
     last: Evaluation | None = None
 
-    def check(self, progress: Progress) -> dict[str, Any]:
-        """Validate in the middle or at the end of an epoch, and keep the model where its loss is among the lowest."""
+    def check(self, progress: Progress, stopping: Callable[[], bool]) -> dict[str, Any] | None:
+        """Validate in the middle or at the end of an epoch, and keep the model where its loss is among the lowest.
+
+        Args:
+            progress: Where the run is.
+            stopping: Asked before each batch; the validation ends where any process is to stop.
+
+        Returns:
+            What is remembered of it; None where it was ended.
+        """
         entry: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
             "train_loss": round(progress.loss, 6),
             "lr": progress.lr,
         }
-        self.last = self.evaluate()
+        try:
+            self.last = self.evaluate(stopping)
+        except _StoppedError:
+            return None
         if self.last:
             threshold = threshold_of(self.spec, self.checkpoint, self.last)
             scores = self.last.scores(threshold)
@@ -81,31 +95,49 @@ class Validator:
     def say(self, message: str) -> None:
         """Tell the user something, once."""
         if self.fabric.global_rank == 0:
-            print(message, file=sys.stderr)
+            tell(message)
 
-    def evaluate(self) -> Evaluation | None:
+    def evaluate(self, stopping: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Answer the validation questions, each process its share; None without any."""
         if not self.examples:
             return None
-        rank, n_processes = self.fabric.global_rank, self.fabric.world_size
-        part = evaluate(
-            network_from_model(self.model, self.fabric.device),
-            WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows),
-            self.examples[rank::n_processes],
-            decode_settings(self.checkpoint),
-            quiet=self.quiet or rank > 0,
-            rows_per_batch=self.rows_per_batch,
-        )
-        if n_processes == 1:
-            return part
-        parts: list[Any] = [None] * n_processes
-        torch.distributed.all_gather_object(parts, (part.decoded, part.losses))
+        n_processes = self.fabric.world_size
+        part = self._part(stopping)
+        parts: list[Any] = [part and (part.decoded, part.losses)]
+        if n_processes > 1:
+            parts = [None] * n_processes
+            torch.distributed.all_gather_object(parts, part and (part.decoded, part.losses))
+        if None in parts:
+            # In any of them: all must agree on what comes next.
+            raise _StoppedError
         decoded: list[Any] = [None] * len(self.examples)
         for other, (shared, _) in enumerate(parts):
             decoded[other::n_processes] = shared
         return Evaluation(
             examples=self.examples, decoded=decoded, losses=[loss for _, shared in parts for loss in shared]
         )
+
+    def _part(self, stopping: Callable[[], bool]) -> Evaluation | None:
+        """This process's share; None where it was ended."""
+        rank, n_processes = self.fabric.global_rank, self.fabric.world_size
+        network = network_from_model(self.model, self.fabric.device)
+
+        def stoppable(batch: Batch) -> Logits:
+            if stopping():
+                raise _StoppedError
+            return network(batch)
+
+        try:
+            return evaluate(
+                stoppable,
+                WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows),
+                self.examples[rank::n_processes],
+                decode_settings(self.checkpoint),
+                quiet=self.quiet or rank > 0,
+                rows_per_batch=self.rows_per_batch,
+            )
+        except _StoppedError:
+            return None
 
     def _keep_best(self, entry: dict[str, Any]) -> None:
         checks = [one for one in (*self.log, entry) if "checkpoint" in one]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from spanqa.errors import DataError, InputError
@@ -53,6 +53,16 @@ def cut_examples(
                 on_defect(DataError(f"{place}: {error}"))
             else:
                 yield CutExample(example=example, question=question, windows=windows)
+
+
+def windows_of_examples(examples: Sequence[Example], maker: WindowMaker) -> list[Windows]:
+    """Cut examples into windows.
+
+    Raises:
+        DataError: A question or a context holds no word, with its file and place.
+    """
+    placed = ((example.place or repr(example.id), example) for example in examples)
+    return [cut.windows for cut in cut_examples(placed, maker)]
 
 
 def _chunks(examples: Iterable[PlacedExample]) -> Iterator[list[PlacedExample]]:

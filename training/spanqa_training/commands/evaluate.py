@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spanqa.files import write_atomically
-from spanqa_training.arguments import ANSWERING_KEYS, Request, add_spec_options, request_from_args
+from spanqa_training.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
 from spanqa_training.errors import SpecError
 
 if TYPE_CHECKING:
@@ -91,12 +91,15 @@ def _stored_dtype(model: SpanModel) -> str:
 
 def _request(args: argparse.Namespace) -> tuple[Request, Sequence[str]]:
     """Tell datasets from overrides; the former replace the spec's."""
-    args.overrides = [item for item in args.items if "=" in item and not os.path.exists(item)]
+    args.overrides = [item for item in args.items if ("=" in item or item.startswith("~")) and not os.path.exists(item)]
     datasets = [item for item in args.items if item not in args.overrides]
     if datasets:
         # What the spec says of its own file, `???` perhaps, is not meant.
         args.overrides.append(f"test_ds.file={json.dumps(datasets)}")
     request = request_from_args(args, uses={"test_ds"}, reads=ANSWERING_KEYS, results_required=False)
+    unread = sorted({"test_ds.output_prediction_file", "test_ds.output_nbest_file"} & request.given)
+    if unread:
+        note(f"without effect on this command: {', '.join(unread)} (spanqa infer writes answers)")
     if not request.spec.test_ds.file:
         raise SpecError("there is nothing to evaluate on: give a dataset, or a spec with test_ds.file")
     return request, request.spec.test_ds.file

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spanqa_training.arguments import add_key_option, key_from_args
+from spanqa_training.errors import ImportWeightsError
 
 if TYPE_CHECKING:
     from spanqa_training.importers import Imported
@@ -67,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
     )
     key = key_from_args(args)
     imported = import_model(args.source, options)
+    lower_cases = imported.checkpoint.tokenizer().lower_cases
+    if args.do_lower_case not in (None, lower_cases):
+        raise ImportWeightsError(
+            f"{args.source}: its tokenizer.json {'lower-cases text' if lower_cases else 'keeps case'}, and"
+            " --do-lower-case only decides where there is a bare vocab.txt: leave the option out, or give that file"
+            " (--tokenizer)"
+        )
     save_checkpoint(
         imported.checkpoint,
         imported.model,

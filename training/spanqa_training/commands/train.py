@@ -7,6 +7,7 @@ import shutil
 import sys
 
 from spanqa_training.arguments import add_overrides, add_spec_options
+from spanqa_training.progress import tell
 
 INTERRUPTED = 130
 
@@ -32,16 +33,19 @@ def train(args: argparse.Namespace, *, section: str, save_to: str) -> int:
         save_to: Name of the checkpoint, where the spec gives none.
     """
     from spanqa_training.launch import run_processes
+    from spanqa_training.loop import STATE_FOLDER
     from spanqa_training.prepare import run_from_request
+    from spanqa_training.state import sole_run
     from spanqa_training.training_run import train_process
 
     run = run_from_request(args, section=section, save_to=save_to)
-    finished = run_processes(run.spec.trainer, train_process, run)
-    if finished is None:
-        print("interrupted before training began: the same command starts it", file=sys.stderr)
-    if not finished:
-        return INTERRUPTED
-    if not run.spec.model.dataset.use_cache:
-        shutil.rmtree(run.index)
-    print(run.target)
+    with sole_run(run.results / STATE_FOLDER):
+        finished = run_processes(run.spec.trainer, train_process, run)
+        if finished is None:
+            tell("interrupted before training began: the same command starts it")
+        if not finished:
+            return INTERRUPTED
+        if not run.spec.model.dataset.use_cache:
+            shutil.rmtree(run.index)
+    tell(str(run.target), sys.stdout)
     return 0
