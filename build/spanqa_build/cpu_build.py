@@ -14,7 +14,7 @@ import onnxruntime
 
 from spanqa.manifest import Manifest
 from spanqa.squad import Example
-from spanqa_build.comparison import FLOAT32, INT8, Comparison, Limits, Stage, table_from_stages
+from spanqa_build.comparison import FLOAT32, INT8, Comparison, Limits, Stage
 from spanqa_build.cpu import CpuNetworks, cpu_networks_from_model
 from spanqa_build.cpu_speed import sampled_batches, windows_per_s
 from spanqa_build.errors import ParityError
@@ -83,8 +83,6 @@ class CpuBuild:
         passing = {name: paths[name] for name in stages}
         speeds = windows_per_s(passing, sampled_batches(comparison.windows))
         fastest = max(speeds, key=lambda name: speeds[name])
-        if not self.quiet:
-            print(table_from_stages([comparison.reference, *stages.values()]), file=sys.stderr)
         facts: dict[str, Any] = {
             "onnxruntime": onnxruntime.__version__,
             "checked_on": self.data.name,
@@ -99,13 +97,16 @@ class CpuBuild:
         stages = {}
         for name, path in paths.items():
             self._say(f"comparing {name} with torch")
-            network = partial(run_onnx, session_from_onnx(path))
-            try:
-                stages[name] = comparison.of(name, network, limits=_LIMITS[name], rows_per_batch=1)
-            except ParityError as error:
-                if name != "int8" or self.precision == "int8":
-                    raise
-                print(f"{error}: float32 is taken", file=sys.stderr)
+            stage = comparison.of(name, partial(run_onnx, session_from_onnx(path)), rows_per_batch=1)
+            if name != "int8" or self.precision == "int8":
+                comparison.check(stage, _LIMITS[name])
+            else:
+                try:
+                    comparison.check(stage, _LIMITS[name], remedy="float32 is taken")
+                except ParityError as error:
+                    print(error, file=sys.stderr)
+                    continue
+            stages[name] = stage
         return stages
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spanqa_build.gpu import GpuFacts
 
 TARGETS_FILE = Path(__file__).with_name("targets.toml")
+CPU = "cpu"
 AUTO = "auto"
 LAYER_NORMS = ("operator", "primitives")
 _GPU_KEYS = (

@@ -67,7 +67,7 @@ def test_int8_is_out_where_it_loses_more_than_half_a_point(build, monkeypatch, c
     manifest = build()
     assert manifest.encoder["variant"] == "float32"
     assert "int8" not in manifest.encoder["windows_per_s"]
-    assert "F1 falls by 0.60 points, at most 0.5 are allowed" in capsys.readouterr().err
+    assert "F1 falls by 0.60 points, at most 0.5 are allowed: float32 is taken" in capsys.readouterr().err
 
 
 def test_int8_by_name_is_an_error_where_it_loses_too_much(build, monkeypatch, tmp_path, capsys):

@@ -430,3 +430,27 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
     said = capsys.readouterr().err
     assert "repository: cannot be written" in said
     assert "exporting" not in said
+
+
+def test_a_check_as_json_names_versions_and_files(gpu_repository, capsys):
+    assert main(["build", "--check", str(gpu_repository), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"] == [1]
+    assert any("encoder_128/model.plan" in line for line in report["lines"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine", "onnxruntime"], "--engine onnxruntime is for GPUs"),
+        (["--target", "v100", "--precision", "int8"], "--precision int8 is for --target cpu"),
+        (["--check", "a", "--rollback", "a"], "not allowed with argument"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(tiny_model_folder, tmp_path, capsys, flags, message):
+    try:
+        status = main(["build", "-m", str(tiny_model_folder), "-o", str(tmp_path / "out"), *flags])
+    except SystemExit as stopped:  # argparse's own way
+        status = stopped.code
+    assert status == 2
+    assert message in capsys.readouterr().err

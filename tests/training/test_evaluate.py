@@ -62,13 +62,21 @@ def test_the_command_prints_the_scores_and_stores_a_fitted_threshold(
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--json", "--quiet", "--fit-threshold"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    report = json.loads(shown.out)
+    assert f" -> {report['best_threshold']['threshold']:.4f} in {folder}" in shown.err
     assert report["threshold_0"]["total"] == 50
     assert report["best_threshold"]["f1"] >= report["threshold_0"]["f1"]
     fitted, _ = load_checkpoint(folder)
     assert fitted.no_answer_threshold == report["best_threshold"]["threshold"]
     assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--intervals"]) == 0
     assert "always answering" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_a_threshold_that_is_no_finite_number_is_refused(tiny_checkpoint, fifty_questions, capsys, threshold):
+    assert main(["evaluate", "-m", str(tiny_checkpoint), str(fifty_questions), "--threshold", threshold]) == 2
+    assert f"--threshold {threshold}: give a finite number" in capsys.readouterr().err
 
 
 def test_batches_in_work_at_once_change_nothing(model, real_questions):

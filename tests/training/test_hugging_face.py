@@ -528,3 +528,14 @@ def test_an_interrupted_export_leaves_the_earlier_one(root, tmp_path, monkeypatc
         write_hugging_face(checkpoint, model, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("our-encoder", "our-encoder"), ("models--acme--encoder/snapshots/0a1b2c", "acme/encoder")],
+)
+def test_a_source_is_named_by_its_folder_and_not_by_its_parent(tmp_path, place, name):
+    write_source(tmp_path / place, BertModel)
+    edit_config(tmp_path / place, _name_or_path="the/parent")
+    provenance = import_model(tmp_path / place, ImportOptions()).checkpoint.provenance
+    assert (provenance["name"], provenance["name_in_config"]) == (name, "the/parent")

@@ -72,7 +72,7 @@ def test_training_on_fifty_real_questions_overfits_them(train, tmp_path, capsys)
     assert checks == checkpoint.provenance["checks"]
 
 
-def test_the_log_has_a_line_for_each_nth_step_and_the_card_says_what_was_done(train, tmp_path):
+def test_the_log_has_a_line_for_each_nth_step_and_the_card_says_what_was_done(train, tmp_path, fifty_questions):
     run = tmp_path / "run"
     assert main(train(run, "trainer.max_epochs=2", "trainer.log_every_n_steps=2", "save_to=folder")) == 0
     checkpoint, _ = trained(run, "folder")
@@ -86,6 +86,15 @@ def test_the_log_has_a_line_for_each_nth_step_and_the_card_says_what_was_done(tr
     assert f"{checkpoint.metrics['validation']['model_threshold']['f1']:.2f} [" in card
     for section in ("Limits", "Bias", "Licence"):
         assert f"## {section}\n\n*To fill:*" in card
+    further = tmp_path / "further"
+    data = tmp_path / "ours.json"
+    data.write_bytes(fifty_questions.read_bytes())
+    more = ("-m", str(run / "checkpoints" / "folder"), "trainer.max_steps=1", f"training_ds.file={data}")
+    assert main(train(further, *more)) == 0
+    card = (further / "model_card.md").read_text(encoding="utf-8")
+    assert "| training | ours.json |" in card
+    assert "| training, of the checkpoint it started from | fifty.json |" in card
+    assert ", trained before; fingerprint " in card
 
 
 def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path):

@@ -68,11 +68,19 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
         parts = parts_from_hugging_face(weights, config)
         provenance = {
             "source": "Hugging Face folder",
-            "name": source.get("_name_or_path") or folder.resolve().name,
+            "name": _name_of(folder.resolve()),
+            "name_in_config": source.get("_name_or_path"),  # often its parent's
             "architectures": source.get("architectures"),
             "layer_norm_eps_of_source": source.get("layer_norm_eps", DEFAULTS["layer_norm_eps"]),
         }
         return imported_from_parts(parts, tokenizer, options, provenance=provenance)
+
+
+def _name_of(folder: Path) -> str:
+    """A model's name: its folder's, and in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT) the Hub's."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.name
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -79,6 +79,8 @@ def _data(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
         f"{facts['n_windows']:,} windows"
     )
     rows = [("training", dataset.file, sizes)]
+    if before := _trained_on_before(checkpoint, dataset):
+        rows.append(("training, of the checkpoint it started from", before, "see that one's card"))
     if spec.validation_ds.file:
         total = checkpoint.metrics["validation"]["model_threshold"]["total"]
         rows.append(("validation", spec.validation_ds.file, f"{total:,} questions"))
@@ -93,8 +95,10 @@ def _recipe(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
     length = f"{trainer.max_steps:,} steps" if trainer.max_steps else f"{trainer.max_epochs} epochs"
     warmup = schedule.warmup_steps if schedule.warmup_steps is not None else f"{schedule.warmup_ratio or 0.0:g} of all"
     base = checkpoint.provenance
+    source = base.get("source", "unknown")
+    trained = ", trained before" if _trained_on_before(checkpoint, dataset) else ""
     return [
-        f"- started from: {base.get('name', base.get('source', 'unknown'))} ({base.get('source', 'unknown')})",
+        f"- started from: {base.get('name', source)} ({source}){trained}; fingerprint {base['base_fingerprint'][:12]}",
         f"- {length}, batches of {dataset.batch_size} windows on each of {trainer.gpus or 1} processes, "
         f"{trainer.accumulate_grad_batches} summed before a step",
         f"- {optim.name}, learning rate {optim.lr:g}, betas {', '.join(map(str, optim.betas))}, weight decay "
@@ -103,6 +107,12 @@ def _recipe(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
         f"seed {trainer.seed}",
         "- every setting is in spec.yaml",
     ]
+
+
+def _trained_on_before(checkpoint: Checkpoint, dataset: DataSpec) -> tuple[str, ...]:
+    """Names of the files that earlier runs trained it on."""
+    names: list[str] = checkpoint.provenance["trained_on"]
+    return tuple(dict.fromkeys(names[: len(names) - len(dataset.file)]))
 
 
 def _scores(validation: Mapping[str, Any] | None) -> list[str]:

@@ -157,6 +157,7 @@ def _save(run: TrainingRun, model: SpanModel, evaluation: Evaluation | None, tra
         provenance={
             **before,
             "trained_on": [*before.get("trained_on", []), *(Path(file).name for file in run.dataset.file)],
+            "base_fingerprint": run.origin["base model"],
             **training,
         },
     )

@@ -20,7 +20,7 @@ from spanqa_build.plan import ENGINES, plan_from, table_from_plan
 from spanqa_build.plan_commands import Wanted
 from spanqa_build.questions import DEFAULT_DATA, add_data_option, questions_to_check
 from spanqa_build.repository import rollback_repository
-from spanqa_build.targets import AUTO, all_targets, target_from_name
+from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
 from spanqa_training.arguments import add_key_option, key_from_args
 from spanqa_training.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from spanqa_training.model import SpanModel
@@ -33,24 +33,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", help="model repository to write, or to add a version to")
     add_key_option(parser)
     parser.add_argument(
-        "--target", choices=(*all_targets(), AUTO), default="cpu", help="what it will run on (default: cpu)"
+        "--target", choices=(*all_targets(), AUTO), default=CPU, help="what it will run on (default: cpu)"
     )
-    parser.add_argument(
-        "--engine", choices=ENGINES, default="tensorrt", help="what runs the network on a GPU (default: tensorrt)"
-    )
+    parser.add_argument("--engine", choices=ENGINES, help=f"what runs the network on a GPU (default: {ENGINES[0]})")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto serves the fastest that passes"
     )
     add_data_option(parser)
-    parser.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
-    parser.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
-    parser.add_argument(
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
+    only.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
+    only.add_argument(
         "--served",
         metavar="H:P",
         help="hold what a running server answers against the checkpoint (-m), build nothing; fails where F1 falls by"
         f" more than {INT8.f1_loss:g} points, int8's limit, as a server does not tell its precision",
     )
-    parser.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
+    only.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -66,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise BuildError(
             "-m CHECKPOINT and -o REPOSITORY say what to build; --plan and --served need -m alone, --check neither"
         )
+    _refuse_what_means_nothing(args)
     if args.plan:
         return _plan(args)
     checkpoint, model = open_model(args.model, key=key_from_args(args))
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "quiet": args.quiet,
     }
     if target.is_gpu:
-        manifest = GpuBuild(**common, target=target, engine=args.engine).write(args.output)
+        manifest = GpuBuild(**common, target=target, engine=args.engine or ENGINES[0]).write(args.output)
     else:
         manifest = CpuBuild(**common, precision=args.precision).write(args.output)
     report = {"repository": args.output, "target": target.name, **manifest.encoder}
@@ -88,12 +88,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
+    if args.target == CPU and args.engine:
+        raise BuildError(f"--engine {args.engine} is for GPUs: name one with --target, or leave --engine out")
+    if args.target != CPU and args.precision != PRECISIONS[0]:
+        raise BuildError(f"--precision {args.precision} is for --target {CPU}: a GPU's network is float16")
+
+
 def _plan(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
     target = target_from_name(args.target)
     data = None if args.data == DEFAULT_DATA else str(args.data)
     wanted = Wanted(model=args.model, output=args.output or Wanted().output, data=data, key=args.key)
-    plan = plan_from(checkpoint, target, engine=args.engine, wanted=wanted)
+    plan = plan_from(checkpoint, target, engine=args.engine or ENGINES[0], wanted=wanted)
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
     return 0
 
@@ -110,7 +117,8 @@ def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) 
 
 def _check(args: argparse.Namespace) -> int:
     checked = check_repository(args.check)
-    print("\n".join(checked.lines))
+    report = {"versions": checked.versions, "target": checked.manifest.target, "lines": checked.lines}
+    print(json.dumps(report, indent=2) if args.json else "\n".join(checked.lines))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from spanqa_training.evaluate import devices, evaluate, network_from_model
     from spanqa_training.sources import open_model, restored_path
 
+    if args.threshold is not None and not math.isfinite(args.threshold):
+        raise SpecError(f"--threshold {args.threshold}: give a finite number")
     request, files = _request(args)
     spec = request.spec
     path = restored_path(spec, request.results)
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         )
         lm_head = load_lm_head(path, request.key)
         save_checkpoint(fitted, model, path, dtype=_stored_dtype(model), key=request.key, lm_head=lm_head)
+        note(f"no-answer threshold {checkpoint.no_answer_threshold:.4f} -> {fitted.no_answer_threshold:.4f} in {path}")
     return 0
 
 
