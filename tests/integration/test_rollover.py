@@ -275,7 +275,7 @@ def test_reloading_changes_nothing_where_the_newest_number_is_served_be_it_anoth
     told = f"not reloaded in full: version 1 of {repository} is not the version 1 that answers, which goes on"
     assert reports[1].startswith(told)
     os.kill(next(stub.pid for stub in before if stub.model == contract.ENCODER), signal.SIGKILL)
-    tools.wait_until(lambda: "Triton runs again" in reports, 20)
+    tools.wait_until(lambda: "Triton runs again" in reports, RELOAD_S)
     with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
         load.wait_for_more()
     assert (load.failures, load.answered_by()) == ([], {2})
