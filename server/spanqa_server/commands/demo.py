@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repository", type=Path, metavar="DIR", help="model repository (default: ./model_repository, or ours)"
     )
     parser.add_argument(
-        "--dataset", type=Path, default=DATASET, metavar="FILE", help="SQuAD file to score (default: that of the source tree)"
+        "--dataset", type=Path, default=DATASET, metavar="FILE", help="SQuAD file to score (default: the source tree's)"
     )
     parser.add_argument(
         "--concurrency",
