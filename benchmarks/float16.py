@@ -34,8 +34,8 @@ from spanqa_build.float16_export import float16_network_from_graph, float32_grap
 from spanqa_build.network_file import write_network
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.precision import rounded_twin
-from spanqa_training.checkpoint import load_checkpoint
-from spanqa_training.evaluate import Evaluation, Logits, Network, evaluate
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
+from spanqa_training.inference.evaluation import Evaluation, Logits, Network, evaluate
 from spanqa_training.model import SpanModel
 
 MODEL = ROOT / "training" / "checkpoints" / "spanqa-minilm"

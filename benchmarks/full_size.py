@@ -25,12 +25,12 @@ from lightning.fabric import Fabric
 from spanqa.windows import Batch
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.parity import run_onnx, session_from_onnx
-from spanqa_training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spanqa_training.feed import Share, span_loss
-from spanqa_training.hugging_face import write_hugging_face
-from spanqa_training.keys import key_from_argument
+from spanqa_training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spanqa_training.checkpoints.keys import key_from_argument
+from spanqa_training.data.feed import Share, span_loss
 from spanqa_training.model import EncoderConfig, SpanModel
-from spanqa_training.optimizers import make_optimizer
+from spanqa_training.optimization.optimizers import make_optimizer
+from spanqa_training.weights.hugging_face import write_hugging_face
 
 PUBLISHED_PARAMETERS = 334_166_018
 """Of the published encoder with a span head: 30,592 rows of vocabulary, no pooler."""

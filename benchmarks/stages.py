@@ -28,7 +28,7 @@ from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
 from spanqa_client.errors import BadRequest
 from spanqa_server.server import Server
-from spanqa_training.checkpoint import Checkpoint, load_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, load_checkpoint
 
 TARGET_LOGITS = 1e-3
 

@@ -19,8 +19,8 @@ from bench_setting import ROOT, parser_of, print_result
 from spanqa.squad import Example, iter_examples
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
-from spanqa_training.data import batch_order
-from spanqa_training.index import build_or_open_index
+from spanqa_training.data.batch_order import batch_order
+from spanqa_training.data.window_index import build_or_open_index
 
 QUESTIONS = (50_000, 500_000)
 TARGET_RATIO = 1.2

@@ -33,12 +33,20 @@ MAY_IMPORT = {
     # Evaluation is what the accuracy gate is made of; the rest is what `export` and `infer_onnx` share with `infer`.
     "spanqa_build": {
         "spanqa",
-        *(f"spanqa_training.{m}" for m in ("checkpoint", "model", "evaluate", "packed", "sources", "hugging_face")),
-        *(f"spanqa_training.{m}" for m in ("arguments", "decoding", "commands.infer")),
+        *(f"spanqa_training.{m}" for m in ("model", "inference", "weights.model_sources", "weights.hugging_face")),
+        *(f"spanqa_training.checkpoints.{m}" for m in ("checkpoint", "packed_network")),
+        *(f"spanqa_training.commands.{m}" for m in ("arguments", "infer")),
         *(f"spanqa_client.{m}" for m in ("metrics", "intervals", "client", "answer")),
         "spanqa_build",
     },
 }
+TRAINING_ORDER = (
+    *("errors", "console", "model"),
+    *("data", "optimization", "spec", "checkpoints", "weights", "inference", "run", "commands"),
+)
+"""Modules and sub-packages of training: each may import itself and those before it."""
+MAX_MODULES = 14
+"""Of a sub-package of training."""
 HEAVY = [
     "torch",
     "pyarrow",
@@ -111,6 +119,27 @@ def test_packages_import_only_the_siblings_they_may(package):
         if (strangers := {n for n in imports(path) if within(n, PACKAGES) and not within(n, MAY_IMPORT[package])})
     }
     assert not wrong
+
+
+def test_training_imports_go_one_way():
+    root, wrong = PACKAGES["spanqa_training"], {}
+    rooms = {path.relative_to(root).with_suffix("").parts[0] for path in sources(root)} - {"__init__"}
+    assert rooms == set(TRAINING_ORDER)
+    for path in sources(root):
+        room = path.relative_to(root).with_suffix("").parts[0]
+        later = TRAINING_ORDER[TRAINING_ORDER.index(room) + 1 :] if room in TRAINING_ORDER else TRAINING_ORDER
+        if strangers := {name for name in imports(path) if within(name, [f"spanqa_training.{one}" for one in later])}:
+            wrong[named(path)] = sorted(strangers)
+    assert not wrong
+
+
+def test_the_sub_packages_of_training_are_small_and_its_tests_mirror_them():
+    root = PACKAGES["spanqa_training"]
+    folders = {path.parent for path in sources(root)} - {root}
+    sizes = {folder.name: len([path for path in sources(folder) if path.name != "__init__.py"]) for folder in folders}
+    assert not {name: n_modules for name, n_modules in sizes.items() if n_modules > MAX_MODULES}
+    tested = {path.parent.name for path in sources(ROOT / "tests" / "training")} - {"training"}
+    assert tested == sizes.keys()
 
 
 def test_the_core_imports_only_numpy_and_tokenizers_beside_the_standard_library():

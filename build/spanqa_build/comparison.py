@@ -16,8 +16,8 @@ from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import gold_from_examples, score_predictions
-from spanqa_training.checkpoint import Checkpoint
-from spanqa_training.evaluate import Evaluation, window_logits
+from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.inference.evaluation import Evaluation, window_logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from spanqa_build.errors import ParityError
 from spanqa_build.parity import Parity, compare, run_onnx, run_torch, session_from_onnx
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import Network, check_output, manifest_from_checkpoint, write_repository
-from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
 MAX_LOGIT_DIFFERENCE = FLOAT32.max_difference

@@ -20,7 +20,7 @@ from spanqa_build.errors import EngineError
 if TYPE_CHECKING:
     from polygraphy.backend.trt import TrtRunner
 
-    from spanqa_training.evaluate import Logits, Network
+    from spanqa_training.inference.evaluation import Logits, Network
 
 N_CALLS = 50
 _WARM_UP_CALLS = 10

@@ -32,7 +32,7 @@ from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import GpuNetworks, check_output, manifest_from_checkpoint, write_repository
 from spanqa_build.targets import Target
 from spanqa_build.warmup import warmup_from_examples
-from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.model import SpanModel
 
 _Built = tuple[Engine, dict[int, Path], dict[str, Any]]

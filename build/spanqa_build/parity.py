@@ -15,8 +15,8 @@ from spanqa.contract import ATTENTION_MASK, END_LOGITS, INPUT_IDS, START_LOGITS,
 from spanqa.spans import Decoded, decode
 from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
 from spanqa_build.errors import ParityError
-from spanqa_training.checkpoint import Checkpoint
-from spanqa_training.evaluate import window_logits
+from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.inference.evaluation import window_logits
 from spanqa_training.model import SpanModel
 
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]

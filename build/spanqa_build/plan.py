@@ -7,7 +7,7 @@ from typing import Any
 
 from spanqa_build.plan_commands import Wanted, cpu_commands, gpu_commands
 from spanqa_build.targets import Target
-from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.model import EncoderConfig
 
 ENGINES = ("tensorrt", "onnxruntime")

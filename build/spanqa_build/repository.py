@@ -23,7 +23,7 @@ from spanqa_build.configs import ONNXRUNTIME, TENSORRT
 from spanqa_build.errors import RepositoryError
 from spanqa_build.versions import add_version
 from spanqa_build.warmup import WARMUP_FOLDER, warmup_files
-from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint
 
 NETWORK_FILE = "network.onnx"
 CODE_FILE = "model.py"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spanqa.windows import WindowSettings
-from spanqa_training.checkpoint import Checkpoint, save_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
 

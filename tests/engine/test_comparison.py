@@ -14,9 +14,9 @@ from spanqa_build import comparison as comparison_module
 from spanqa_build.comparison import FLOAT32, Comparison, Limits, table_from_stages
 from spanqa_build.errors import ParityError
 from spanqa_build.parity import answers_from_logits, run_torch
-from spanqa_training.checkpoint import load_checkpoint
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.commands.negatives import write_squad
-from spanqa_training.evaluate import window_logits
+from spanqa_training.inference.evaluation import window_logits
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from spanqa_build.errors import OptimizationError, ParityError
 from spanqa_build.int8 import ACTIVATION_LEVELS, WEIGHT_LEVELS
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.parity import compare, question_logits, run_onnx, run_torch, session_from_onnx
-from spanqa_training.checkpoint import Checkpoint, save_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
 WORDS = (

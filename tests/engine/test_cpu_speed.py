@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from spanqa.windows import WindowMaker
 from spanqa_build.cpu_speed import sampled_batches, windows_per_s
-from spanqa_training.checkpoint import read_checkpoint
+from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
 
 @pytest.fixture

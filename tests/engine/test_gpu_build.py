@@ -32,7 +32,7 @@ from spanqa_build.parity import run_onnx, session_from_onnx
 from spanqa_build.plan import ENGINES
 from spanqa_build.targets import target_from_name
 from spanqa_build.warmup import warmup_from_examples
-from spanqa_training.checkpoint import load_checkpoint
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
 
 V100 = GpuFacts(
     name="Tesla V100-SXM2-32GB",

@@ -17,7 +17,7 @@ from spanqa_build.errors import ParityError, PrecisionError
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.onnx_gpu import CUDA, cuda_network, fused_float16_from_model
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
-from spanqa_training.checkpoint import load_checkpoint
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
 

@@ -12,7 +12,7 @@ import torch
 from spanqa_build.plan import activation_bytes, n_parameters, plan_from, table_from_plan
 from spanqa_build.plan_commands import Wanted
 from spanqa_build.targets import all_targets, target_from_name
-from spanqa_training.checkpoint import read_checkpoint
+from spanqa_training.checkpoints.checkpoint import read_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
 MEGATRON = EncoderConfig(

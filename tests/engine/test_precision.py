@@ -26,7 +26,7 @@ from spanqa_build.network_file import write_network
 from spanqa_build.onnx_export import MAX_IR_VERSION, OPSET
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.precision import MAX_FLOAT16, element_types, float16_tensors, rounded_twin, with_explicit_precision
-from spanqa_training.checkpoint import load_checkpoint
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
 MAX_DIFFERENCE = 0.01

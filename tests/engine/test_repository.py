@@ -27,7 +27,7 @@ from spanqa_build.check import check_repository
 from spanqa_build.errors import RepositoryError
 from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, rollback_repository, write_repository
 from spanqa_build.warmup import warmup_from_examples
-from spanqa_training.checkpoint import read_checkpoint
+from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
 
 def command(model, output, data, *more):

@@ -31,7 +31,7 @@ from spanqa_build.versions import add_version
 from spanqa_client.client import QAClient
 from spanqa_server.repository import models_of
 from spanqa_server.server import Server
-from spanqa_training.checkpoint import Checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.model import EncoderConfig
 
 pytestmark = pytest.mark.triton

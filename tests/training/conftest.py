@@ -5,7 +5,7 @@ import torch
 
 from spanqa.squad import read_squad
 from spanqa.windows import WindowSettings
-from spanqa_training.checkpoint import Checkpoint, save_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.model import EncoderConfig, SpanModel
 

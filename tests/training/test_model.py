@@ -16,14 +16,14 @@ from transformers import (
 )
 
 from spanqa_training.errors import ModelError
-from spanqa_training.hugging_face_names import (
+from spanqa_training.model import MASKED_SCORE, EncoderConfig, SpanModel
+from spanqa_training.weights.hugging_face_names import (
     HEAD_KEYS,
     encoder_config_from_hugging_face,
     hugging_face_keys,
     hugging_face_weights_from_model,
 )
-from spanqa_training.importers import import_model
-from spanqa_training.model import MASKED_SCORE, EncoderConfig, SpanModel
+from spanqa_training.weights.recognition import import_model
 
 ORACLES = {
     "bert": (BertConfig, BertForQuestionAnswering),
@@ -111,7 +111,7 @@ def test_logits_of_real_weights_equal_those_of_transformers(tmp_path):
     if package is not None:
         model = import_model(Path(package.submodule_search_locations[0]) / "model").model
     elif SHIPPED.is_dir():
-        from spanqa_training.checkpoint import load_checkpoint
+        from spanqa_training.checkpoints.checkpoint import load_checkpoint
 
         _, model = load_checkpoint(SHIPPED)
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spanqa.squad import Example, read_squad
 from spanqa_training.commands.negatives import write_squad
-from spanqa_training.negatives import make_negatives
+from spanqa_training.data.negatives import make_negatives
 
 HELD_BACK_TITLES = ("Oxygen", "Pharmacy")
 """Articles that no stage trains on: the threshold is fitted on their questions."""

@@ -21,10 +21,10 @@ from spanqa_build.plan_commands import Wanted
 from spanqa_build.questions import DEFAULT_DATA, add_data_option, questions_to_check
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
-from spanqa_training.arguments import add_key_option, key_from_args
-from spanqa_training.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
+from spanqa_training.commands.arguments import add_key_option, key_from_args
 from spanqa_training.model import SpanModel
-from spanqa_training.sources import open_model
+from spanqa_training.weights.model_sources import open_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,13 +16,20 @@ from spanqa_build.commands.build import table
 from spanqa_build.cpu_build import PARITY_QUESTIONS, CpuBuild, checked_parity
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.questions import add_data_option, questions_to_check
-from spanqa_training.arguments import ANSWERING_KEYS, Request, add_overrides, add_spec_options, note, request_from_args
-from spanqa_training.checkpoint import Checkpoint
-from spanqa_training.decoding import decode_settings, threshold_from_spec
-from spanqa_training.hugging_face import write_hugging_face
+from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.checkpoints.packed_network import save_packed_network
+from spanqa_training.commands.arguments import (
+    ANSWERING_KEYS,
+    Request,
+    add_overrides,
+    add_spec_options,
+    note,
+    request_from_args,
+)
+from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
 from spanqa_training.model import SpanModel
-from spanqa_training.packed import save_packed_network
-from spanqa_training.sources import open_model, restored_path
+from spanqa_training.weights.hugging_face import write_hugging_face
+from spanqa_training.weights.model_sources import open_model, restored_path
 
 SUFFIXES = {"ONNX": ".eonnx", "RIVA": ".riva", "JARVIS": ".riva", "HF": ""}
 """What each format's name ends with; JARVIS is what RIVA was called at first."""

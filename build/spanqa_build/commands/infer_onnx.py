@@ -6,9 +6,9 @@ import argparse
 from functools import partial
 
 from spanqa_build.parity import run_onnx, session_from_onnx
-from spanqa_training.arguments import add_overrides, add_spec_options, request_from_args
+from spanqa_training.commands.arguments import add_overrides, add_spec_options, request_from_args
 from spanqa_training.commands.infer import INFERENCE_KEYS, add_output_options, infer, show
-from spanqa_training.sources import open_network, restored_path
+from spanqa_training.weights.model_sources import open_network, restored_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.errors import DataError, SettingsError
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
-from spanqa_training.data_report import report_from_files
-from spanqa_training.data_table import table_from_report
+from spanqa_training.data.report import report_from_files
+from spanqa_training.data.report_table import table_from_report
 
 _WINDOW_OPTIONS = ("max_seq_length", "doc_stride", "max_query_length")
 
@@ -57,7 +57,7 @@ def _window_maker(args: argparse.Namespace) -> tuple[WindowMaker | None, int]:
     settings, max_answer_tokens = WindowSettings(), DEFAULT_MAX_ANSWER_TOKENS
     if args.model:
         # torch takes its time, and only a checkpoint needs it.
-        from spanqa_training.checkpoint import read_checkpoint
+        from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
         checkpoint = read_checkpoint(args.model)
         tokenizer, settings = checkpoint.tokenizer(), checkpoint.windows

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spanqa.files import write_atomically
-from spanqa_training.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
+from spanqa_training.commands.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
 from spanqa_training.errors import SpecError
 
 if TYPE_CHECKING:
-    from spanqa_training.evaluate import Evaluation
+    from spanqa_training.inference.evaluation import Evaluation
     from spanqa_training.model import SpanModel
 
 REPORT_FILE = "evaluation.json"
@@ -43,11 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer every question and print the scores at several thresholds."""
     from spanqa.windows import WindowMaker
-    from spanqa_training.checkpoint import is_checkpoint, load_lm_head, save_checkpoint
-    from spanqa_training.datasets import read_datasets
-    from spanqa_training.decoding import decode_settings, threshold_from_spec
-    from spanqa_training.evaluate import devices, evaluate, network_from_model
-    from spanqa_training.sources import open_model, restored_path
+    from spanqa_training.checkpoints.checkpoint import is_checkpoint, load_lm_head, save_checkpoint
+    from spanqa_training.data.datasets import read_datasets
+    from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
+    from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
+    from spanqa_training.weights.model_sources import open_model, restored_path
 
     if args.threshold is not None and not math.isfinite(args.threshold):
         raise SpecError(f"--threshold {args.threshold}: give a finite number")

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spanqa_training.arguments import add_key_option, key_from_args
+from spanqa_training.commands.arguments import add_key_option, key_from_args
 from spanqa_training.errors import ImportWeightsError
 
 if TYPE_CHECKING:
-    from spanqa_training.importers import Imported
+    from spanqa_training.weights.recognition import Imported
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import, save, and say what was taken over."""
-    from spanqa_training.checkpoint import save_checkpoint
-    from spanqa_training.importers import ImportOptions, import_model
+    from spanqa_training.checkpoints.checkpoint import save_checkpoint
+    from spanqa_training.weights.recognition import ImportOptions, import_model
 
     options = ImportOptions(
         layer_norm_eps=args.layer_norm_eps,

@@ -8,12 +8,18 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spanqa_training.arguments import ANSWERING_KEYS, Request, add_overrides, add_spec_options, request_from_args
+from spanqa_training.commands.arguments import (
+    ANSWERING_KEYS,
+    Request,
+    add_overrides,
+    add_spec_options,
+    request_from_args,
+)
 
 if TYPE_CHECKING:
     from spanqa.squad import Example
-    from spanqa_training.checkpoint import Checkpoint
-    from spanqa_training.evaluate import Network
+    from spanqa_training.checkpoints.checkpoint import Checkpoint
+    from spanqa_training.inference.evaluation import Network
 
 
 INFERENCE_KEYS = ANSWERING_KEYS | {"model.dataset.n_best_size"}
@@ -34,8 +40,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer infer_ds and write the three files."""
-    from spanqa_training.evaluate import devices, network_from_model
-    from spanqa_training.sources import open_model, restored_path
+    from spanqa_training.inference.evaluation import devices, network_from_model
+    from spanqa_training.weights.model_sources import open_model, restored_path
 
     request = request_from_args(args, uses={"infer_ds"}, reads=INFERENCE_KEYS)
     request.spec.require_files("infer_ds")
@@ -63,8 +69,8 @@ def infer(
         What was written, as JSON values.
     """
     from spanqa.windows import WindowMaker
-    from spanqa_training.decoding import decode_settings, threshold_from_spec
-    from spanqa_training.inference import PREDICTIONS_FILE, PredictionFiles, answered
+    from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
+    from spanqa_training.inference.prediction_files import PREDICTIONS_FILE, PredictionFiles, answered
 
     spec, dataset = request.spec, request.spec.infer_ds
     checkpoint = dataclasses.replace(checkpoint, windows=spec.window_settings(checkpoint.windows))
@@ -99,7 +105,7 @@ def _examples(files: Sequence[str], num_samples: int) -> Iterator[Example]:
     """The questions of some files, one by one; only the first `num_samples` where that is not -1."""
     from itertools import chain, islice
 
-    from spanqa_training.datasets import iter_dataset
+    from spanqa_training.data.datasets import iter_dataset
 
     examples = chain.from_iterable(iter_dataset(file, require_answers=False) for file in files)
     return islice(examples, None if num_samples == -1 else num_samples)

@@ -11,7 +11,7 @@ from typing import Any
 from spanqa.errors import DataError
 from spanqa.files import write_atomically
 from spanqa.squad import Example, read_squad
-from spanqa_training.negatives import make_negatives
+from spanqa_training.data.negatives import make_negatives
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import argparse
 import shutil
 import sys
 
-from spanqa_training.arguments import add_overrides, add_spec_options
-from spanqa_training.progress import tell
+from spanqa_training.commands.arguments import add_overrides, add_spec_options
+from spanqa_training.console import tell
 
 INTERRUPTED = 130
 
@@ -32,11 +32,11 @@ def train(args: argparse.Namespace, *, section: str, save_to: str) -> int:
         section: The section of the training data.
         save_to: Name of the checkpoint, where the spec gives none.
     """
-    from spanqa_training.launch import run_processes
-    from spanqa_training.loop import STATE_FOLDER
-    from spanqa_training.prepare import run_from_request
-    from spanqa_training.state import sole_run
-    from spanqa_training.training_run import train_process
+    from spanqa_training.commands.prepare import run_from_request
+    from spanqa_training.run.launch import run_processes
+    from spanqa_training.run.loop import STATE_FOLDER
+    from spanqa_training.run.state import sole_run
+    from spanqa_training.run.training_run import train_process
 
     run = run_from_request(args, section=section, save_to=save_to)
     with sole_run(run.results / STATE_FOLDER):

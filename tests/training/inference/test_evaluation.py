@@ -1,0 +1,174 @@
+"""Offline evaluation: its order and batches change nothing, its thresholds are what they say."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from spanqa.cli import main
+from spanqa.errors import DataError
+from spanqa.spans import DecodeSettings
+from spanqa.windows import WindowMaker, batch_windows
+from spanqa_training.checkpoints.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
+from spanqa_training.data.datasets import read_datasets
+from spanqa_training.data.feed import Share, span_loss
+from spanqa_training.data.labels import window_labels
+from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
+from spanqa_training.inference.prediction_files import answered
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    return WindowMaker(checkpoint.tokenizer(), checkpoint.windows), network_from_model(model)
+
+
+def test_answers_do_not_depend_on_how_windows_are_batched(model, real_questions):
+    maker, network = model
+    results = [
+        evaluate(network, maker, real_questions[:40], DecodeSettings(), rows_per_batch=rows) for rows in (None, 1, 7)
+    ]
+    for other in results[1:]:
+        for one, two in zip(results[0].decoded, other.decoded, strict=True):
+            assert (one.spans[0].char_start, one.spans[0].char_end) == (two.spans[0].char_start, two.spans[0].char_end)
+            assert two.no_answer_margin == pytest.approx(one.no_answer_margin, abs=1e-4)
+
+
+def test_the_tuned_threshold_is_finite_and_at_least_as_good_as_any_other(model, real_questions):
+    maker, network = model
+    evaluation = evaluate(network, maker, real_questions, DecodeSettings())
+    tuned = evaluation.tuned_threshold()
+    assert math.isfinite(tuned)
+    best = evaluation.scores(tuned)["f1"]
+    margins = list(evaluation.margins().values())
+    for threshold in np.linspace(min(margins) - 1, max(margins) + 1, 40):
+        assert evaluation.scores(float(threshold))["f1"] <= best + 1e-9
+
+
+def test_a_threshold_below_every_margin_never_answers(model, real_questions):
+    maker, network = model
+    evaluation = evaluate(network, maker, real_questions[:20], DecodeSettings())
+    assert set(evaluation.predictions(-math.inf).values()) == {""}
+    assert all(evaluation.predictions(math.inf).values())
+
+
+def test_the_command_prints_the_scores_and_stores_a_fitted_threshold(
+    tiny_checkpoint, fifty_questions, tmp_path, capsys
+):
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--json", "--quiet", "--fit-threshold"]) == 0
+    shown = capsys.readouterr()
+    report = json.loads(shown.out)
+    assert f" -> {report['best_threshold']['threshold']:.4f} in {folder}" in shown.err
+    assert report["threshold_0"]["total"] == 50
+    assert report["best_threshold"]["f1"] >= report["threshold_0"]["f1"]
+    fitted, _ = load_checkpoint(folder)
+    assert fitted.no_answer_threshold == report["best_threshold"]["threshold"]
+    assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--intervals"]) == 0
+    assert "always answering" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_a_threshold_that_is_no_finite_number_is_refused(tiny_checkpoint, fifty_questions, capsys, threshold):
+    assert main(["evaluate", "-m", str(tiny_checkpoint), str(fifty_questions), "--threshold", threshold]) == 2
+    assert f"--threshold {threshold}: give a finite number" in capsys.readouterr().err
+
+
+def test_batches_in_work_at_once_change_nothing(model, real_questions):
+    maker, network = model
+    one, four = (evaluate(network, maker, real_questions[:40], DecodeSettings(), n_threads=n) for n in (1, 4))
+    assert one.decoded == four.decoded
+    assert one.losses == four.losses
+
+
+def test_each_device_runs_one_batch_at_a_time(tiny_checkpoint, real_questions):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    places = devices(3, cpu=True)
+    network = network_from_model(model, *places)
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    several = evaluate(network, maker, real_questions[:30], DecodeSettings(), n_threads=len(places))
+    single = evaluate(network_from_model(model), maker, real_questions[:30], DecodeSettings())
+    assert several.decoded == single.decoded
+
+
+def test_the_loss_is_that_of_training(tiny_checkpoint, real_questions):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+    (example,) = [example for example in real_questions if example.answers][:1]
+    windows = maker.windows(example.question, example.context)
+    batch = batch_windows([(windows, index) for index in range(len(windows))])
+    inputs = tuple(torch.from_numpy(a) for a in (batch.input_ids, batch.attention_mask, batch.token_type_ids))
+    starts, ends = (torch.tensor(labels) for labels in zip(*window_labels(windows, example), strict=True))
+    with torch.no_grad():
+        wanted = span_loss(*model(*inputs), Share(inputs=inputs, starts=starts, ends=ends, weight=1.0))
+    evaluation = evaluate(network_from_model(model), maker, [example], DecodeSettings())
+    assert np.mean(evaluation.losses) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_the_stored_precision_of_a_model_stays_when_its_threshold_is_fitted(tiny_checkpoint, fifty_questions, tmp_path):
+    checkpoint, model = load_checkpoint(tiny_checkpoint)
+    save_checkpoint(
+        checkpoint, model, tmp_path / "half.tlt", dtype="float16", card="# card\n", lm_head={"x": torch.ones(3)}
+    )
+    size = (tmp_path / "half.tlt").stat().st_size
+    assert main(["evaluate", "-m", str(tmp_path / "half.tlt"), str(fifty_questions), "--quiet", "--fit-threshold"]) == 0
+    assert (tmp_path / "half.tlt").stat().st_size == pytest.approx(size, rel=0.01)
+    assert load_lm_head(tmp_path / "half.tlt").keys() == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "restore_from: must be a checkpoint, got nothing: give -m CHECKPOINT"),
+        (["-m", "nowhere"], "nowhere: no such checkpoint"),
+        (["-m", "nowhere", "-g", "0"], "-g 0: give a number of processes of at least 1"),
+        (["-m", "nowhere", "optim.lr=1"], None),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(arguments, message, fifty_questions, capsys):
+    assert main(["evaluate", *arguments, str(fifty_questions)]) == 2
+    assert (message or "no such checkpoint") in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_nothing_to_evaluate_on_is_said(tiny_checkpoint, capsys):
+    assert main(["evaluate", "-m", str(tiny_checkpoint)]) == 2
+    assert "give a dataset, or a spec with test_ds.file" in capsys.readouterr().err
+
+
+def write_rows(path, *changes):
+    row = {"id": "one", "question": "who sat", "context": "the cat sat", "answers": {"text": [], "answer_start": []}}
+    path.write_text("".join(json.dumps({**row, **change}) + "\n" for change in changes), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("change", "what"), [({"context": " "}, "context"), ({"question": "\u200e"}, "question")])
+def test_a_text_without_a_word_is_named_with_its_file_and_place(model, tmp_path, change, what):
+    maker, network = model
+    path = write_rows(tmp_path / "rows.jsonl", {}, {"id": "two", **change})
+    examples = read_datasets([path])
+    with pytest.raises(DataError, match=rf"^{path}: line 2: the {what} holds no word"):
+        evaluate(network, maker, examples, DecodeSettings())
+    with pytest.raises(DataError, match=rf"^{path}: line 2: the {what} holds no word"):
+        list(answered(network, maker, examples, DecodeSettings(), n_best=1))
+
+
+def test_validation_that_cannot_be_cut_is_told_before_anything_is_trained(tiny_checkpoint, tmp_path, capsys):
+    training = write_rows(tmp_path / "training.jsonl", {})
+    validation = write_rows(tmp_path / "validation.jsonl", {"context": " "})
+    files = [f"training_ds.file={training}", f"validation_ds.file={validation}"]
+    assert main(["train", "-m", str(tiny_checkpoint), "-r", str(tmp_path / "out"), "--quiet", *files]) == 2
+    assert f"{validation}: line 1: the context holds no word" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "index").exists()
+
+
+def test_inference_stops_at_an_id_that_another_file_has_and_writes_nothing(tiny_checkpoint, tmp_path, capsys):
+    files = [write_rows(tmp_path / name, {}) for name in ("a.jsonl", "b.jsonl")]
+    values = [f"infer_ds.file=[{files[0]},{files[1]}]", "--quiet"]
+    assert main(["infer", "-m", str(tiny_checkpoint), "-r", str(tmp_path / "out"), *values]) == 2
+    assert f"{files[1]}: line 1: id: 'one' is also the id of {files[0]}: line 1" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*predict*"))

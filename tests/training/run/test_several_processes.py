@@ -1,0 +1,92 @@
+"""Several processes train the model that one process would have trained."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from spanqa.cli import main
+from spanqa_training.checkpoints.checkpoint import load_checkpoint
+
+SPEC = """\
+trainer: {max_epochs: 1, seed: 1, precision: 32, save_top_k: 0, save_every_s: 0}
+model: {dataset: {max_seq_length: 256, doc_stride: 128}}
+training_ds: {file: '???', batch_size: 5}
+validation_ds: {file: '???'}
+optim: {lr: 1.0e-3, sched: {name: WarmupAnnealing, warmup_ratio: 0.1}}
+"""
+
+
+@pytest.fixture
+def command(tmp_path, fifty_questions):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+
+    def arguments(model, results, *more):
+        files = [f"training_ds.file={fifty_questions}", f"validation_ds.file={fifty_questions}"]
+        return ["train", "-e", str(spec), "-m", str(model), "-r", str(results), "--quiet", *files, *more]
+
+    return arguments
+
+
+def trained(results):
+    return load_checkpoint(results / "checkpoints" / "trained-model.tlt")
+
+
+def largest_difference(one, other):
+    return max(float((tensor - other.state_dict()[name]).abs().max()) for name, tensor in one.state_dict().items())
+
+
+def test_two_processes_end_with_the_model_of_one_with_batches_twice_as_large(command, tmp_path, still_checkpoint):
+    """Without dropout, whose masks differ, and with SGD, as Adam makes whole steps of rounding errors."""
+    sgd = ["optim.name=sgd", "optim.lr=0.1"]
+    assert main(command(still_checkpoint, tmp_path / "two", "-g", "2", *sgd)) == 0
+    assert main(command(still_checkpoint, tmp_path / "one", "training_ds.batch_size=10", *sgd)) == 0
+    (two_says, two), (one_says, one) = trained(tmp_path / "two"), trained(tmp_path / "one")
+    assert two_says.provenance["n_windows"] % 10
+    assert largest_difference(two, one) < 2e-5
+    assert two_says.metrics["validation"]["model_threshold"]["total"] == 50
+    names = ("train_loss", "val_loss")
+    losses = [[check[name] for check in says.provenance["checks"] for name in names] for says in (two_says, one_says)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(command, tmp_path, tiny_checkpoint, capsys):
+    """With dropout: every process's own generator is restored."""
+    assert main(command(tiny_checkpoint, tmp_path / "whole", "-g", "2")) == 0
+    arguments = command(tiny_checkpoint, tmp_path / "cut", "-g", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spanqa.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    state = tmp_path / "cut" / "state" / "state.pt"
+    deadline = time.monotonic() + 90
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert largest_difference(trained(tmp_path / "whole")[1], trained(tmp_path / "cut")[1]) == 0
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(command, tmp_path, tiny_checkpoint, capsys):
+    assert main(command(tiny_checkpoint, tmp_path / "run", "trainer.gpus=1", "trainer.max_steps=1")) == 0
+    state = tmp_path / "run" / "state" / "state.pt"
+    content = torch.load(state, weights_only=True)
+    torch.save({**content, "world_size": 2}, state)
+    assert main(command(tiny_checkpoint, tmp_path / "run", "trainer.gpus=1", "trainer.max_steps=1")) == 2
+    assert "-g 2" in capsys.readouterr().err
+
+
+def test_an_error_in_one_process_is_one_sentence(command, tmp_path, tiny_checkpoint, capfd):
+    assert main(command(tiny_checkpoint, tmp_path / "run", "-g", "2", "optim.lr=1e30")) == 2
+    error = capfd.readouterr().err
+    assert "spanqa: error: the loss is" in error
+    assert "lower optim.lr" in error
+    assert "Traceback" not in error

@@ -1,0 +1,1 @@
+"""Checkpoints: what a trained model is on the disk, open or encrypted."""

@@ -1,0 +1,142 @@
+"""A model card: what a run knows of its model, and the sections that only people can fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.spec.schema import DataSpec, Spec
+
+_FILL = "*To fill:*"
+
+
+def card_from_checkpoint(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec, *, name: str) -> str:
+    """Write the card of a trained checkpoint, in Markdown.
+
+    Args:
+        checkpoint: The model, with its provenance and metrics.
+        spec: The spec that it was trained with.
+        dataset: The section of the training data.
+        name: The model's name.
+    """
+    return "\n".join(
+        [
+            "---",
+            "pipeline_tag: question-answering",
+            "license: other",
+            "---",
+            "",
+            f"# {name}",
+            "",
+            _what(checkpoint),
+            "",
+            "## Data",
+            "",
+            *_data(checkpoint, spec, dataset),
+            "",
+            "## Recipe",
+            "",
+            *_recipe(checkpoint, spec, dataset),
+            "",
+            "## Scores",
+            "",
+            *_scores(checkpoint.metrics.get("validation")),
+            "",
+            "## Limits",
+            "",
+            f"{_FILL} languages, kinds of text and of questions that it was not tried on; what a wrong answer can do.",
+            "The model repeats what a passage says, and does not know whether that is true.",
+            "",
+            "## Bias",
+            "",
+            f"{_FILL} whom the training texts are about and who wrote them; how answers differ by that.",
+            "",
+            "## Licence",
+            "",
+            f"{_FILL} the licence of the weights, and those of the base model and of every file in the table.",
+            "",
+        ]
+    )
+
+
+def _what(checkpoint: Checkpoint) -> str:
+    encoder = checkpoint.encoder
+    family = "Megatron-BERT (pre-LN)" if encoder.layer_norm == "pre" else "BERT (post-LN)"
+    return (
+        "Marks the span of a passage that answers a question, or says that the passage holds none.\n"
+        f"{family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, vocabulary of "
+        f"{encoder.vocab_size:,}; windows of {checkpoint.windows.max_seq_length} word pieces, step "
+        f"{checkpoint.windows.doc_stride}, questions of at most {checkpoint.windows.max_query_length}."
+    )
+
+
+def _data(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
+    facts = checkpoint.provenance
+    sizes = (
+        f"{facts['n_questions']:,} questions, {facts['n_unanswerable']:,} without an answer, "
+        f"{facts['n_windows']:,} windows"
+    )
+    rows = [("training", dataset.file, sizes)]
+    if before := _trained_on_before(checkpoint, dataset):
+        rows.append(("training, of the checkpoint it started from", before, "see that one's card"))
+    if spec.validation_ds.file:
+        total = checkpoint.metrics["validation"]["model_threshold"]["total"]
+        rows.append(("validation", spec.validation_ds.file, f"{total:,} questions"))
+    lines = ["| used for | files | size | source and licence |", "|---|---|---|---|"]
+    for purpose, files, size in rows:
+        lines.append(f"| {purpose} | {', '.join(Path(file).name for file in files)} | {size} | {_FILL} |")
+    return lines
+
+
+def _recipe(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
+    trainer, optim, schedule = spec.trainer, spec.optim, spec.optim.sched
+    length = f"{trainer.max_steps:,} steps" if trainer.max_steps else f"{trainer.max_epochs} epochs"
+    warmup = schedule.warmup_steps if schedule.warmup_steps is not None else f"{schedule.warmup_ratio or 0.0:g} of all"
+    base = checkpoint.provenance
+    source = base.get("source", "unknown")
+    trained = ", trained before" if _trained_on_before(checkpoint, dataset) else ""
+    return [
+        f"- started from: {base.get('name', source)} ({source}){trained}; fingerprint {base['base_fingerprint'][:12]}",
+        f"- {length}, batches of {dataset.batch_size} windows on each of {trainer.gpus or 1} processes, "
+        f"{trainer.accumulate_grad_batches} summed before a step",
+        f"- {optim.name}, learning rate {optim.lr:g}, betas {', '.join(map(str, optim.betas))}, weight decay "
+        f"{optim.weight_decay:g}; {schedule.name}, warm-up steps {warmup}",
+        f"- {base['precision']} on {base['device']}, gradients clipped at {trainer.gradient_clip_val:g} (0: not), "
+        f"seed {trainer.seed}",
+        "- every setting is in spec.yaml",
+    ]
+
+
+def _trained_on_before(checkpoint: Checkpoint, dataset: DataSpec) -> tuple[str, ...]:
+    """Names of the files that earlier runs trained it on."""
+    names: list[str] = checkpoint.provenance["trained_on"]
+    return tuple(dict.fromkeys(names[: len(names) - len(dataset.file)]))
+
+
+def _scores(validation: Mapping[str, Any] | None) -> list[str]:
+    if not validation:
+        return [f"{_FILL} there was no validation data, so nothing was measured."]
+    lines = [
+        f"On the validation data, which also chose the threshold ({validation['threshold']:.3f}) where there was none; "
+        "in brackets 95 % bootstrap intervals over paragraphs.",
+        "",
+        "| | EM | F1 | questions |",
+        "|---|---|---|---|",
+    ]
+    for label, key in (
+        ("the model's threshold", "model_threshold"),
+        ("threshold 0", "threshold_0"),
+        ("always answering, answerable questions", "forced_answerable"),
+    ):
+        scores = validation[key]
+        if scores:
+            intervals = scores.get("intervals_95", {})
+            cells = [_with_interval(scores[name], intervals.get(name)) for name in ("exact", "f1")]
+            lines.append(f"| {label} | {cells[0]} | {cells[1]} | {scores['total']:,} |")
+    return lines
+
+
+def _with_interval(value: float, interval: list[float] | None) -> str:
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

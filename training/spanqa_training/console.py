@@ -1,0 +1,20 @@
+"""What a command tells its user while it works."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def tell(message: str, stream: TextIO | None = None) -> None:
+    """Print a line, on stderr by default, where somebody still reads it: a reader that went away ends no run."""
+    stream = stream or sys.stderr
+    if stream is None:  # closed by the shell: `2>&-`
+        return
+    try:
+        print(message, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,1 @@
+"""Training data: datasets as labelled windows in batches, and what a dataset holds."""

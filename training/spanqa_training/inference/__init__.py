@@ -1,0 +1,1 @@
+"""Answering datasets offline."""

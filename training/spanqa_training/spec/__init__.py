@@ -1,0 +1,1 @@
+"""Specs: what they can say, and the files that say it."""

@@ -1,0 +1,1 @@
+"""Weights of other projects, taken over and given back."""
