@@ -26,11 +26,13 @@ class DecodeSettings:
         no_answer_threshold: There is an answer where the margin is at most this.
         max_answer_tokens: Longest answer in word pieces.
         temperature: T of the scores; 1 unless fitted.
+        word_boundaries: Whether answers begin and end where words do.
     """
 
     no_answer_threshold: float = 0.0
     max_answer_tokens: int = contract.DEFAULT_MAX_ANSWER_TOKENS
     temperature: float = 1.0
+    word_boundaries: bool = False
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.no_answer_threshold):
@@ -91,6 +93,8 @@ def decode(
     n_best: int = 1,
     max_answer_tokens: int = contract.DEFAULT_MAX_ANSWER_TOKENS,
     temperature: float = 1.0,
+    word_boundaries: bool = False,
+    distinct: bool = False,
 ) -> Decoded:
     """Find the best answer spans of one context.
 
@@ -101,14 +105,16 @@ def decode(
             beyond a window's end is never an answer.
         end_logits: Same shape and dtype.
         n_best: Most spans returned, at least 1.
-        max_answer_tokens: Longest span in word pieces, from 1 to the windows' room.
+        max_answer_tokens: Longest span in word pieces, at least 1; what is more than the windows' room is cut to it.
         temperature: Divides logits in the scores; does not change the order.
+        word_boundaries: Whether no span begins or ends inside a word.
+        distinct: Whether the spans returned do not overlap: greedily, each the best that overlaps none before it.
 
     Returns:
         The best spans (logit descending, then char_start, then char_end) and the null score.
 
     Raises:
-        InputError: If n_best or max_answer_tokens is out of range.
+        InputError: If n_best or max_answer_tokens is below 1.
         LogitsError: If the logits do not fit the windows, or are not finite.
     """
     _check(windows, start_logits, end_logits, n_best, max_answer_tokens)
@@ -117,7 +123,7 @@ def decode(
         windows,
         start_logits,
         end_logits,
-        band=min(max_answer_tokens, len(windows.document)),
+        band=min(max_answer_tokens, windows.room, len(windows.document)),
         n_best=n_best,
         temperature=temperature,
     )
@@ -153,8 +159,5 @@ def _check(
         raise LogitsError("the network's logits are not finite (NaN or infinite): the model is broken or overflowed")
     if n_best < 1:
         raise InputError(f"n_best must be at least 1, got {n_best}")
-    if not 1 <= max_answer_tokens <= windows.room:
-        raise InputError(
-            f"the longest answer must be from 1 to {windows.room} word pieces (what a window holds beside "
-            f"this question), got {max_answer_tokens}"
-        )
+    if max_answer_tokens < 1:
+        raise InputError(f"max_answer_tokens must be at least 1 word piece, got {max_answer_tokens}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -31,10 +31,12 @@ class Pieces:
     Args:
         ids: `int32 (n_pieces,)`.
         chars: `int32 (n_pieces, 2)`: start and end (exclusive) of each piece, in code points of the text.
+        continues: `bool (n_pieces,)`: whether a piece belongs to the word of the piece before it.
     """
 
     ids: NDArray[np.int32]
     chars: NDArray[np.int32]
+    continues: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,9 +115,17 @@ class Tokenizer:
             Pieces(
                 ids=np.array(encoding.ids, dtype=np.int32),
                 chars=np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
+                continues=_continues(encoding.word_ids),
             )
             for encoding in encodings
         ]
+
+
+def _continues(word_ids: list[int | None]) -> NDArray[np.bool_]:
+    # Read from the words, not from "##": a WordPiece vocabulary may name its continuations otherwise. A piece of no
+    # word (None) becomes NaN, which equals nothing.
+    words = np.array(word_ids, dtype=np.float64)
+    return np.concatenate((np.zeros(min(1, len(words)), dtype=np.bool_), words[1:] == words[:-1]))
 
 
 def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> Tokenizer:

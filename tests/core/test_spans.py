@@ -139,11 +139,18 @@ def test_logits_of_another_shape_are_refused(one_window):
         decode(windows, "the cat sat.", starts[:, :6], ends[:, :6])
 
 
-@pytest.mark.parametrize("band", [0, 381])
-def test_an_answer_length_outside_the_window_is_refused(one_window, band):
+@pytest.mark.parametrize("limit", [0, -1])
+def test_an_answer_length_below_one_is_refused(one_window, limit):
     windows, starts, ends = one_window
-    with pytest.raises(InputError, match=f"from 1 to 380 word pieces .* got {band}"):
-        decode(windows, "the cat sat.", starts, ends, max_answer_tokens=band)
+    with pytest.raises(InputError, match=f"max_answer_tokens must be at least 1 word piece, got {limit}"):
+        decode(windows, "the cat sat.", starts, ends, max_answer_tokens=limit)
+
+
+@pytest.mark.parametrize("limit", [381, 2**31 - 1])
+def test_a_limit_above_the_room_is_cut_to_it(one_window, limit):
+    windows, starts, ends = one_window
+    cut = decode(windows, "the cat sat.", starts, ends, n_best=20, max_answer_tokens=limit)
+    assert cut == decode(windows, "the cat sat.", starts, ends, n_best=20, max_answer_tokens=windows.room)
 
 
 def test_n_best_below_one_is_refused(one_window):
