@@ -42,7 +42,12 @@ CONTEXT = Tensor(name="CONTEXT", dtype="BYTES", dims=(1,))
 TOP_N = Tensor(name="TOP_N", dtype="INT32", dims=(1,), optional=True)
 NO_ANSWER_THRESHOLD = Tensor(name="NO_ANSWER_THRESHOLD", dtype="FP32", dims=(1,), optional=True)
 MAX_ANSWER_TOKENS = Tensor(name="MAX_ANSWER_TOKENS", dtype="INT32", dims=(1,), optional=True)
-INPUTS = (QUESTION, CONTEXT, TOP_N, NO_ANSWER_THRESHOLD, MAX_ANSWER_TOKENS)
+DISTINCT = Tensor(name="DISTINCT", dtype="BOOL", dims=(1,), optional=True)
+INPUTS = (QUESTION, CONTEXT, TOP_N, NO_ANSWER_THRESHOLD, MAX_ANSWER_TOKENS, DISTINCT)
+OWN_THRESHOLD = float("nan")
+"""NO_ANSWER_THRESHOLD that leaves it to the model that answers, as leaving it out does."""
+OWN_MAX_ANSWER_TOKENS = 0
+"""The same for MAX_ANSWER_TOKENS."""
 
 ANSWER = Tensor(name="ANSWER", dtype="BYTES", dims=(-1,))
 SCORE = Tensor(name="SCORE", dtype="FP32", dims=(-1,))
@@ -63,11 +68,17 @@ START_LOGITS = Tensor(name="start_logits", dtype="FP32", dims=(-1,))
 END_LOGITS = Tensor(name="end_logits", dtype="FP32", dims=(-1,))
 ENCODER_OUTPUTS = (START_LOGITS, END_LOGITS)
 
+LOWEST_LOGIT = -3.4028234663852886e38
+"""The lowest finite float32, LOGIT of a span that is not there: JSON, which Triton's HTTP endpoint writes, knows no
+infinity."""
+
 # What preprocess hands to postprocess beside the encoder's inputs, in the ensemble.
 TOKEN_CHARS = Tensor(name="TOKEN_CHARS", dtype="INT32", dims=(-1, 2))
 """Character start and end (exclusive) of each word piece of the context."""
+CONTINUES_WORD = Tensor(name="CONTINUES_WORD", dtype="BOOL", dims=(-1,))
+"""Whether each word piece of the context belongs to the word of the piece before it."""
 WINDOW_TOKENS = Tensor(name="WINDOW_TOKENS", dtype="INT32", dims=(-1, 2))
 """First context word piece of each window, and how many it holds."""
 QUESTION_TOKENS = Tensor(name="QUESTION_TOKENS", dtype="INT32", dims=(3,))
 """Word pieces of the question in every window, whether it was truncated (0 or 1), and a window's room."""
-STAGE_TENSORS = (TOKEN_CHARS, WINDOW_TOKENS, QUESTION_TOKENS)
+STAGE_TENSORS = (TOKEN_CHARS, CONTINUES_WORD, WINDOW_TOKENS, QUESTION_TOKENS)

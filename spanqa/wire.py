@@ -23,12 +23,14 @@ class Options:
     Args:
         top_n: Most spans returned.
         no_answer_threshold: There is an answer where the margin is at most this.
-        max_answer_tokens: Longest answer in word pieces; None for the model's own, or less where a window holds less.
+        max_answer_tokens: Longest answer in word pieces; a window may hold less beside its question.
+        distinct: Whether the spans returned do not overlap.
     """
 
     top_n: int
     no_answer_threshold: float
-    max_answer_tokens: int | None
+    max_answer_tokens: int
+    distinct: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +77,25 @@ def named_row(error: Exception, row: int, n_rows: int) -> InputError:
 
 
 def read_options(tensors: Mapping[str, NDArray[Any] | None], manifest: Manifest, row: int) -> Options:
-    """Read the optional inputs of one row.
+    """Read the optional inputs of one row; what is left out, NaN as a threshold and 0 as a length are the model's own.
 
     Raises:
         InputError: If one is out of its range.
     """
     top_n = _optional(tensors, contract.TOP_N, row)
     threshold = _optional(tensors, contract.NO_ANSWER_THRESHOLD, row)
-    max_answer_tokens = _optional(tensors, contract.MAX_ANSWER_TOKENS, row)
+    max_answer_tokens = _optional(tensors, contract.MAX_ANSWER_TOKENS, row) or contract.OWN_MAX_ANSWER_TOKENS
+    distinct = _optional(tensors, contract.DISTINCT, row)
     if top_n is not None and not 1 <= top_n <= contract.MAX_TOP_N:
         raise InputError(f"TOP_N must be from 1 to {contract.MAX_TOP_N}, got {top_n}")
-    if threshold is not None and np.isnan(threshold):
-        raise InputError("NO_ANSWER_THRESHOLD is not a number: leave it out for the model's own, or send a number")
-    if max_answer_tokens is not None and max_answer_tokens < 1:
-        raise InputError(f"MAX_ANSWER_TOKENS must be at least 1, got {max_answer_tokens}")
+    if max_answer_tokens < 0:
+        raise InputError(f"MAX_ANSWER_TOKENS must be at least 1, or 0 for the model's own, got {max_answer_tokens}")
+    own_threshold = threshold is None or np.isnan(threshold)
     return Options(
         top_n=contract.DEFAULT_TOP_N if top_n is None else int(top_n),
-        no_answer_threshold=manifest.decode.no_answer_threshold if threshold is None else float(threshold),
-        max_answer_tokens=None if max_answer_tokens is None else int(max_answer_tokens),
+        no_answer_threshold=manifest.decode.no_answer_threshold if own_threshold else float(threshold),
+        max_answer_tokens=int(max_answer_tokens) or manifest.decode.max_answer_tokens,
+        distinct=bool(distinct),
     )
 
 
@@ -107,20 +110,18 @@ def decode_question(
     """Decode one row as its options ask; logits are `float32 (n_windows, length)`.
 
     Raises:
-        InputError: If MAX_ANSWER_TOKENS is more than a window holds beside this question.
         LogitsError: If the network's output is unusable.
     """
-    longest = options.max_answer_tokens
-    if longest is not None and longest > windows.room:
-        raise InputError(f"MAX_ANSWER_TOKENS must be from 1 to {windows.room} for this question, got {longest}")
     return decode(
         windows,
         context,
         start_logits,
         end_logits,
         n_best=options.top_n,
-        max_answer_tokens=min(manifest.decode.max_answer_tokens, windows.room) if longest is None else longest,
+        max_answer_tokens=options.max_answer_tokens,
         temperature=manifest.decode.temperature,
+        word_boundaries=manifest.decode.word_boundaries,
+        distinct=options.distinct,
     )
 
 
@@ -136,14 +137,14 @@ def response_tensors(
 
     Returns:
         Arrays by output name: `(n_rows, most spans of a row)` for the spans, `(n_rows, 1)` for the rest. Missing
-        entries are ANSWER "", SCORE 0, CHAR_START and CHAR_END -1, LOGIT -inf.
+        entries are ANSWER "", SCORE 0, CHAR_START and CHAR_END -1, LOGIT the lowest finite float32.
     """
     shape = (len(decoded), max(len(row.spans) for row in decoded))
     answers = np.full(shape, b"", dtype=np.object_)
     scores = np.zeros(shape, dtype=np.float32)
     char_starts = np.full(shape, -1, dtype=np.int32)
     char_ends = np.full(shape, -1, dtype=np.int32)
-    logits = np.full(shape, -np.inf, dtype=np.float32)
+    logits = np.full(shape, contract.LOWEST_LOGIT, dtype=np.float32)
     for row, one in enumerate(decoded):
         n_spans = len(one.spans)
         answers[row, :n_spans] = [span.text.encode() for span in one.spans]

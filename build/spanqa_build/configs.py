@@ -33,7 +33,7 @@ class _Step:
     outputs: Sequence[Tensor]
 
 
-_STAGED_INPUTS = (contract.TOP_N, contract.NO_ANSWER_THRESHOLD, contract.MAX_ANSWER_TOKENS)
+_STAGED_INPUTS = tuple(tensor for tensor in contract.INPUTS if tensor.optional)
 _PREPROCESS = _Step(
     model=contract.PREPROCESS,
     inputs=(contract.QUESTION, contract.CONTEXT),
@@ -79,7 +79,7 @@ def _main_config(manifest: Manifest) -> pb.ModelConfig:
         n_instances=2,  # one reads and decodes while the encoder works for the other
     )
     config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED_REQUESTS
-    # float32, as the wire carries it: what a client sends back is what the server compares with.
+    # For people who read a configuration: no client does, as only the version that answers knows its own.
     config.parameters["no_answer_threshold"].string_value = repr(manifest.decode.no_answer_threshold)
     config.parameters["max_answer_tokens"].string_value = str(manifest.decode.max_answer_tokens)
     if manifest.packing.buckets:

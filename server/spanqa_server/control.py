@@ -54,13 +54,10 @@ def _tensor(tensor: contract.Tensor, value: Any, dtype: Any) -> Any:
 
 
 def canary_inputs() -> list[Any]:
-    """Return the canary's five inputs: as many as our client sends, so that Triton batches them together."""
+    """Return the canary's inputs: those that models of every spanqa take."""
     return [
         _tensor(contract.QUESTION, CANARY_QUESTION.encode(), np.object_),
         _tensor(contract.CONTEXT, CANARY_CONTEXT.encode(), np.object_),
-        _tensor(contract.TOP_N, contract.DEFAULT_TOP_N, np.int32),
-        _tensor(contract.NO_ANSWER_THRESHOLD, 0.0, np.float32),
-        _tensor(contract.MAX_ANSWER_TOKENS, contract.DEFAULT_MAX_ANSWER_TOKENS, np.int32),
     ]
 
 

@@ -11,7 +11,7 @@ from spanqa.manifest import Manifest
 from spanqa.spans import Decoded, DecodeSettings, Span
 from spanqa.tokenization import Pieces
 from spanqa.windows import WindowSettings, cut_windows
-from spanqa.wire import Options, decode_question, read_questions, response_tensors
+from spanqa.wire import Options, decode_question, read_options, read_questions, response_tensors
 
 MANIFEST = Manifest(
     tokenizer_sha256="0", decode=DecodeSettings(no_answer_threshold=-1.5), max_context_bytes=1000
@@ -23,7 +23,7 @@ def column(values, dtype):
 
 
 def tensors(questions=(b"who?",), contexts=(b"the cat",), **options):
-    dtypes = {"TOP_N": np.int32, "NO_ANSWER_THRESHOLD": np.float32, "MAX_ANSWER_TOKENS": np.int32}
+    dtypes = {"TOP_N": np.int32, "NO_ANSWER_THRESHOLD": np.float32, "MAX_ANSWER_TOKENS": np.int32, "DISTINCT": np.bool_}
     return {
         "QUESTION": column(questions, np.object_),
         "CONTEXT": column(contexts, np.object_),
@@ -34,7 +34,12 @@ def tensors(questions=(b"who?",), contexts=(b"the cat",), **options):
 def test_absent_options_take_the_models_own():
     (row,) = read_questions(tensors(), MANIFEST)
     assert (row.question, row.context) == ("who?", "the cat")
-    assert row.options == Options(top_n=1, no_answer_threshold=-1.5, max_answer_tokens=None)
+    assert row.options == Options(top_n=1, no_answer_threshold=-1.5, max_answer_tokens=30, distinct=False)
+
+
+def test_nan_and_zero_are_the_models_own():
+    (row,) = read_questions(tensors(NO_ANSWER_THRESHOLD=[np.nan], MAX_ANSWER_TOKENS=[0], DISTINCT=[False]), MANIFEST)
+    assert row.options == read_questions(tensors(), MANIFEST)[0].options
 
 
 def test_each_row_has_its_own_text_and_options():
@@ -45,13 +50,14 @@ def test_each_row_has_its_own_text_and_options():
             TOP_N=[1, 64],
             NO_ANSWER_THRESHOLD=[2.5, np.inf],
             MAX_ANSWER_TOKENS=[1, 9],
+            DISTINCT=[False, True],
         ),
         MANIFEST,
     )
     assert [row.question for row in rows] == ["où?", "b"]
     assert [row.context for row in rows] == ["c", "😀\x00"]
     assert rows[0].options == Options(top_n=1, no_answer_threshold=2.5, max_answer_tokens=1)
-    assert rows[1].options == Options(top_n=64, no_answer_threshold=np.inf, max_answer_tokens=9)
+    assert rows[1].options == Options(top_n=64, no_answer_threshold=np.inf, max_answer_tokens=9, distinct=True)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +72,7 @@ def test_each_row_has_its_own_text_and_options():
         ({"TOP_N": [0]}, "TOP_N must be from 1 to 64, got 0"),
         ({"TOP_N": [65]}, "TOP_N must be from 1 to 64, got 65"),
         ({"TOP_N": [-(2**31)]}, "TOP_N must be from 1 to 64, got -2147483648"),
-        ({"NO_ANSWER_THRESHOLD": [np.nan]}, "NO_ANSWER_THRESHOLD is not a number"),
-        ({"MAX_ANSWER_TOKENS": [0]}, "MAX_ANSWER_TOKENS must be at least 1, got 0"),
+        ({"MAX_ANSWER_TOKENS": [-1]}, "MAX_ANSWER_TOKENS must be at least 1, or 0 for the model's own, got -1"),
     ],
 )
 def test_bad_input_says_what_was_got_and_what_is_allowed(changes, message):
@@ -111,7 +116,7 @@ def one_window():
 def longest(one_window, max_answer_tokens, manifest=MANIFEST):
     windows, context, starts, ends = one_window
     starts[0, 5], ends[0, 16] = 9, 9  # the whole context
-    options = Options(top_n=1, no_answer_threshold=0.0, max_answer_tokens=max_answer_tokens)
+    options = read_options({"MAX_ANSWER_TOKENS": column([max_answer_tokens], np.int32)}, manifest, row=0)
     span = decode_question(windows, context, options, starts, ends, manifest).spans[0]
     return span.char_end - span.char_start
 
@@ -125,13 +130,12 @@ def test_the_longest_answer_is_what_was_asked_for(one_window):
 def test_the_models_own_longest_answer_gives_way_to_a_smaller_window(one_window):
     assert one_window[0].room == 14
     assert MANIFEST.decode.max_answer_tokens == 30
-    assert longest(one_window, None) == 12
-    assert longest(one_window, None, Manifest(tokenizer_sha256="0", decode=DecodeSettings(max_answer_tokens=3))) <= 3
+    assert longest(one_window, 0) == 12
+    assert longest(one_window, 0, Manifest(tokenizer_sha256="0", decode=DecodeSettings(max_answer_tokens=3))) <= 3
 
 
-def test_an_answer_longer_than_a_window_is_refused(one_window):
-    with pytest.raises(InputError, match="MAX_ANSWER_TOKENS must be from 1 to 14 for this question, got 15"):
-        longest(one_window, 15)
+def test_a_limit_above_the_windows_room_is_cut_to_it(one_window):
+    assert longest(one_window, 10**6) == 12
 
 
 def decoded(*spans, null_logit):
@@ -158,7 +162,7 @@ def test_rows_with_fewer_answers_are_padded():
     assert arrays["SCORE"].tolist() == [[0.5, 0.25], [0.125, 0.0]]
     assert arrays["CHAR_START"].tolist() == [[3, 9], [0, -1]]
     assert arrays["CHAR_END"].tolist() == [[6, 10], [1, -1]]
-    assert arrays["LOGIT"].tolist() == [[4.0, 2.0], [-1.0, -np.inf]]
+    assert arrays["LOGIT"].tolist() == [[4.0, 2.0], [-1.0, contract.LOWEST_LOGIT]]
     assert arrays["NO_ANSWER_MARGIN"].tolist() == [[-3.0], [3.0]]
     assert arrays["HAS_ANSWER"].tolist() == [[True], [False]]
     assert arrays["QUESTION_TRUNCATED"].tolist() == [[True], [False]]

@@ -114,7 +114,7 @@ def bytes_tensor(*texts: bytes) -> bytes:
 def request_of(
     entry: str, question: str | bytes, context: str | bytes, **changes: Any
 ) -> service_pb2.ModelInferRequest:
-    """Build a request of one row with all five inputs; `changes` give an input another (datatype, shape, content).
+    """Build a request of one row with all inputs; `changes` give an input another (datatype, shape, content).
 
     None leaves an input out; a name that the contract does not know is added.
     """
@@ -124,7 +124,8 @@ def request_of(
         "CONTEXT": ("BYTES", [1, 1], bytes_tensor(texts[1])),
         "TOP_N": ("INT32", [1, 1], struct.pack("<i", 1)),
         "NO_ANSWER_THRESHOLD": ("FP32", [1, 1], struct.pack("<f", 0.0)),
-        "MAX_ANSWER_TOKENS": ("INT32", [1, 1], struct.pack("<i", contract.DEFAULT_MAX_ANSWER_TOKENS)),
+        "MAX_ANSWER_TOKENS": ("INT32", [1, 1], struct.pack("<i", contract.OWN_MAX_ANSWER_TOKENS)),
+        "DISTINCT": ("BOOL", [1, 1], struct.pack("<?", False)),
     }
     request = service_pb2.ModelInferRequest(model_name=entry)
     for name, value in (inputs | changes).items():

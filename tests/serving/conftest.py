@@ -17,7 +17,8 @@ from spanqa.windows import WindowSettings
 class Tensor:
     """A named array, as the backend's."""
 
-    def __init__(self, name, array):
+    def __init__(self, name, array, *, on_gpu=False):
+        self._on_gpu = on_gpu
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name}: Triton takes arrays, got {type(array)}")
         self._name, self._array = name, array
@@ -25,8 +26,23 @@ class Tensor:
     def name(self):
         return self._name
 
+    def is_cpu(self):
+        return not self._on_gpu
+
     def as_numpy(self):
+        if self._on_gpu:  # the backend's words
+            raise RuntimeError("Tensor is stored in GPU and cannot be converted to NumPy.")
         return self._array
+
+
+class PreferredMemory:
+    """Where a caller wants an answer, as the backend's."""
+
+    def __init__(self, preferred_memory_type, preferred_device_id=0):
+        self.kind, self.device = preferred_memory_type, preferred_device_id
+
+
+TRITONSERVER_MEMORY_CPU, TRITONSERVER_MEMORY_GPU = 0, 2
 
 
 class TritonError:
@@ -67,8 +83,16 @@ class InferenceResponse:
 class InferenceRequest:
     """A request from outside, or, with a model's name, one to another model."""
 
-    def __init__(self, inputs, model_name=None, requested_output_names=(), cancelled=False, model_version=-1):
-        self.version = model_version
+    def __init__(
+        self,
+        inputs,
+        model_name=None,
+        requested_output_names=(),
+        cancelled=False,
+        model_version=-1,
+        preferred_memory=None,
+    ):
+        self.version, self._memory = model_version, preferred_memory
         self._inputs, self._model, self._outputs, self.cancelled = inputs, model_name, requested_output_names, cancelled
 
     def inputs(self):
@@ -83,12 +107,19 @@ class InferenceRequest:
         if not known or list(self._outputs) != ["start_logits", "end_logits"]:
             return InferenceResponse(error=TritonError(f"unknown model '{self._model}'", TritonError.NOT_FOUND))
         encoder.asked.append(self._model)
-        return encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
+        response = encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
+        # As in a Triton built for GPUs: an answer stays where it was made unless CPU memory was asked for.
+        asked_cpu = self._memory is not None and self._memory.kind == TRITONSERVER_MEMORY_CPU
+        if asked_cpu and not encoder.keeps_on_gpu:
+            return response
+        tensors = [Tensor(tensor.name(), tensor.as_numpy(), on_gpu=True) for tensor in response.output_tensors()]
+        return InferenceResponse(tensors, response.error())
 
 
 class Encoder:
     """A network of arithmetic: a token's logits depend on its id, its place and the row's sum, never on other rows.
 
+    `keeps_on_gpu` leaves its answers in the GPU's memory whatever is asked for.
     `models` are the names that it answers to, in version 1 alone, which is that of the models that ask it; `asked` is
     what it was called. `faults` holds messages: a call whose rows hold the token id of a key fails with that message.
     """
@@ -96,6 +127,7 @@ class Encoder:
     def __init__(self):
         self.calls, self.faults, self.before_call = [], {}, None
         self.models, self.asked = {contract.ENCODER}, []
+        self.keeps_on_gpu = False
 
     def __call__(self, inputs):
         if self.before_call:
@@ -124,8 +156,10 @@ class Encoder:
 def pb_utils(monkeypatch):
     """The faked module, where models import it from."""
     module = ModuleType("triton_python_backend_utils")
-    for kind in (Tensor, TritonError, InferenceResponse, InferenceRequest):
+    for kind in (Tensor, TritonError, PreferredMemory, InferenceResponse, InferenceRequest):
         setattr(module, kind.__name__, kind)
+    module.TRITONSERVER_MEMORY_CPU = TRITONSERVER_MEMORY_CPU
+    module.TRITONSERVER_MEMORY_GPU = TRITONSERVER_MEMORY_GPU
 
     def get_output_tensor_by_name(response, name):
         return next((tensor for tensor in response.output_tensors() if tensor.name() == name), None)
@@ -192,6 +226,7 @@ def model(pb_utils, repository, root):
 def request_of(pb_utils):
     """Makes a request from rows of (question, context) and options."""
     dtypes = {"TOP_N": np.int32, "NO_ANSWER_THRESHOLD": np.float32, "MAX_ANSWER_TOKENS": np.int32}
+    dtypes["DISTINCT"] = np.bool_
 
     def make(*rows, cancelled=False, **options):
         arrays = {

@@ -1,5 +1,6 @@
 """The repository's own model files: each request is answered for itself, whatever its neighbours hold."""
 
+import itertools
 import re
 
 import numpy as np
@@ -84,8 +85,7 @@ def test_good_requests_are_answered_beside_bad_ones(ask, request_of, pb_utils):
         (request_of(("who?", b"\xff\xfe")), "^CONTEXT is not valid UTF-8 .byte 0 is 0xff"),
         (request_of(("who?", "x" * 4001)), "^CONTEXT has 4,001 bytes, at most 4,000"),
         (request_of(("who?", SHORT), TOP_N=[0]), "^TOP_N must be from 1 to 64, got 0"),
-        (request_of(("who?", SHORT), NO_ANSWER_THRESHOLD=[np.nan]), "^NO_ANSWER_THRESHOLD is not a number"),
-        (request_of(("who?", SHORT), MAX_ANSWER_TOKENS=[32]), "^MAX_ANSWER_TOKENS must be from 1 to 27 .* got 32"),
+        (request_of(("who?", SHORT), MAX_ANSWER_TOKENS=[-1]), "^MAX_ANSWER_TOKENS must be at least 1, or 0 .* got -1"),
         (request_of(("\u00a0\n", SHORT)), "^the question holds no word"),
         (request_of(("who?", "\x00\x07")), "^the context holds no word"),
         (pb_utils.InferenceRequest(request_of(("who?", SHORT)).inputs()[:1]), "^CONTEXT is missing"),
@@ -111,7 +111,7 @@ def test_a_batch_of_bad_requests_asks_the_encoder_nothing(ask, request_of, pb_ut
     [
         (("who?", ""), {}, "^row 1: CONTEXT is empty"),
         (("\t", SHORT), {}, "^row 1: the question holds no word"),
-        (("who?", SHORT), {"MAX_ANSWER_TOKENS": [3, 40, 3]}, "^row 1: MAX_ANSWER_TOKENS must be from 1 to 27"),
+        (("who?", SHORT), {"MAX_ANSWER_TOKENS": [3, -4, 3]}, "^row 1: MAX_ANSWER_TOKENS must be at least 1"),
     ],
 )
 def test_one_bad_row_fails_its_request_and_is_named(ask, request_of, pb_utils, bad, options, message):
@@ -133,7 +133,8 @@ def test_rows_of_one_request_equal_requests_of_one_row(ask, request_of):
             np.testing.assert_array_equal(arrays[name][row, : array.shape[1]], array[0], err_msg=name)
         assert (arrays["ANSWER"][row, top_n:] == b"").all()
         assert (arrays["CHAR_START"][row, top_n:] == -1).all()
-        assert np.isneginf(arrays["LOGIT"][row, top_n:]).all()
+        assert (arrays["LOGIT"][row, top_n:] == np.finfo(np.float32).min).all()
+        assert np.isfinite(arrays["LOGIT"]).all()
     assert arrays["HAS_ANSWER"][:, 0].tolist()[1:3] == [True, False]
 
 
@@ -144,6 +145,46 @@ def test_windows_of_all_requests_share_calls_within_the_limits(ask, request_of, 
     assert all(rows <= 4 and (rows == 1 or rows * length <= 96) for rows, length in calls)
     assert sum(rows for rows, _ in calls) > 5
     assert max(rows for rows, _ in calls) > 1
+
+
+@pytest.mark.parametrize("entry", ["main", "ensemble"])
+def test_what_is_left_out_and_what_says_so_are_the_models_own(ask, ask_ensemble, request_of, entry):
+    send = ask_ensemble if entry == "ensemble" else lambda request: ask(request)[0]
+    plain = send(request_of(("who sat?", SHORT)))
+    said = {"NO_ANSWER_THRESHOLD": [np.nan], "MAX_ANSWER_TOKENS": [0], "DISTINCT": [False]}
+    assert_same_arrays(send(request_of(("who sat?", SHORT), **said)), plain)
+
+
+@pytest.mark.parametrize("entry", ["main", "ensemble"])
+def test_a_limit_above_the_windows_room_is_cut_to_it(ask, ask_ensemble, request_of, entry):
+    send = ask_ensemble if entry == "ensemble" else lambda request: ask(request)[0]
+    whole, beyond = (
+        send(request_of(("who?", LONG[:170]), TOP_N=[64], MAX_ANSWER_TOKENS=[limit])) for limit in (28, 10**6)
+    )
+    assert_same_arrays(beyond, whole)
+
+
+def test_a_row_asks_for_distinct_spans_for_itself(ask, request_of):
+    (response,) = ask(request_of(("where?", LONG), ("where?", LONG), TOP_N=[9, 9], DISTINCT=[True, False]))
+    arrays = response.arrays()
+    spans = [
+        sorted(zip(*(arrays[f"CHAR_{end}"][row].tolist() for end in ("START", "END")), strict=True)) for row in (0, 1)
+    ]
+    overlaps = [sum(one[1] > other[0] for one, other in itertools.pairwise(of)) for of in spans]
+    assert overlaps[0] == 0 < overlaps[1]
+
+
+def test_logits_are_asked_for_in_cpu_memory(ask, request_of, pb_utils):
+    (response,) = ask(request_of(("who?", SHORT)))  # the fake leaves them on the GPU otherwise, as Triton does
+    assert not response.has_error()
+
+
+def test_logits_left_on_the_gpu_all_the_same_are_told_in_one_sentence(ask, request_of, pb_utils):
+    pb_utils.encoder.keeps_on_gpu = True
+    (response,) = ask(request_of(("who?", SHORT)))
+    assert_error(
+        response, pb_utils, "INTERNAL", "^encoder left its logits in GPU memory though CPU memory was asked for"
+    )
 
 
 def test_a_truncated_question_is_told(ask, request_of):
@@ -248,6 +289,9 @@ def test_a_request_cancelled_half_way_asks_the_encoder_no_more(ask, request_of, 
         {"TOP_N": [9]},
         {"TOP_N": [64], "MAX_ANSWER_TOKENS": [2]},
         {"NO_ANSWER_THRESHOLD": [-100.0]},
+        {"NO_ANSWER_THRESHOLD": [np.nan], "MAX_ANSWER_TOKENS": [0], "DISTINCT": [False]},
+        {"TOP_N": [9], "DISTINCT": [True]},
+        {"TOP_N": [3], "MAX_ANSWER_TOKENS": [1000]},
         {"TOP_N": [3], "NO_ANSWER_THRESHOLD": [np.inf], "MAX_ANSWER_TOKENS": [20]},
     ],
 )
@@ -277,7 +321,7 @@ def test_the_ensemble_refuses_a_long_text_and_names_the_entry_that_takes_it(ask,
         (("", SHORT), {}, "^QUESTION is empty"),
         (("who?", "\x00"), {}, "^the context holds no word"),
         (("who?", SHORT), {"TOP_N": [65]}, "^TOP_N must be from 1 to 64, got 65"),
-        (("who?", SHORT), {"MAX_ANSWER_TOKENS": [28]}, "^MAX_ANSWER_TOKENS must be from 1 to 27"),
+        (("who?", SHORT), {"MAX_ANSWER_TOKENS": [-28]}, "^MAX_ANSWER_TOKENS must be at least 1"),
     ],
 )
 def test_the_ensembles_errors_are_those_of_the_main_entry(

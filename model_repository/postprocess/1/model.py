@@ -36,7 +36,11 @@ class TritonPythonModel:
         chars = inputs[contract.TOKEN_CHARS.name]
         windows = Windows(
             question_ids=np.zeros(n_question, dtype=np.int32),
-            document=Pieces(ids=np.zeros(len(chars), dtype=np.int32), chars=chars),
+            document=Pieces(
+                ids=np.zeros(len(chars), dtype=np.int32),
+                chars=chars,
+                continues=inputs[contract.CONTINUES_WORD.name],
+            ),
             starts=starts,
             lengths=lengths,
             room=room,

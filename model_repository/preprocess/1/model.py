@@ -46,6 +46,7 @@ class TritonPythonModel:
             contract.ATTENTION_MASK: batch.attention_mask,
             contract.TOKEN_TYPE_IDS: batch.token_type_ids,
             contract.TOKEN_CHARS: windows.document.chars,
+            contract.CONTINUES_WORD: windows.document.continues,
             contract.WINDOW_TOKENS: np.stack((windows.starts, windows.lengths), axis=1),
             contract.QUESTION_TOKENS: np.array(
                 [len(windows.question_ids), windows.question_truncated, windows.room], dtype=np.int32

@@ -165,12 +165,18 @@ def _encode(logits: Logits, call: Call, version: int) -> None:
         inputs=[
             pb_utils.Tensor(tensor.name, array) for tensor, array in zip(contract.ENCODER_INPUTS, arrays, strict=True)
         ],
+        # In a Triton built for GPUs the answer would stay in the GPU's memory, where numpy cannot read it.
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
     response = request.exec()
     if response.has_error():
         message = response.error().message()
         raise EncoderError(message, outage=is_outage(message))
-    start, end = (
-        pb_utils.get_output_tensor_by_name(response, tensor.name).as_numpy() for tensor in contract.ENCODER_OUTPUTS
-    )
-    logits.fill(call, start, end)
+    tensors = [pb_utils.get_output_tensor_by_name(response, tensor.name) for tensor in contract.ENCODER_OUTPUTS]
+    if not all(tensor.is_cpu() for tensor in tensors):
+        raise EncoderError(
+            f"{call.model} left its logits in GPU memory though CPU memory was asked for: serve with the release of "
+            "Triton that the repository's target names",
+            outage=False,
+        )
+    logits.fill(call, *(tensor.as_numpy() for tensor in tensors))
