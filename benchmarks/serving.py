@@ -24,6 +24,7 @@ from spanqa.manifest import load_served_tokenizer
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker, Windows, batch_windows
 from spanqa_client.client import QAClient
+from spanqa_client.options import Options
 from spanqa_client.perf_analyzer import Load, input_data_from_examples, measure
 from spanqa_server.server import Server
 
@@ -86,8 +87,7 @@ def throughput(
     bare = BareNetwork(network_file(args.repository), all_windows)
     n_cores = len(os.sched_getaffinity(0))
     way, seconds = best_way(bare, n_cores, quiet=args.quiet)
-    with QAClient(server.url) as client:
-        input_data = input_data_from_examples(examples, client.no_answer_threshold())
+    input_data = input_data_from_examples(examples, Options())
     load = Load(url=server.url, model_name=contract.QUESTION_ANSWERING, window_s=args.window_s)
     rounds = []
     for _ in tqdm(range(args.rounds), unit="round", disable=True if args.quiet else None):

@@ -46,9 +46,10 @@ class Answer:
     Args:
         has_answer: Whether the context answers the question: the margin is at most the threshold.
         no_answer_margin: Score of "no answer" minus that of the best span; rank contexts by its negative. It is
-            infinite for a context without any span.
+            the largest finite float32 for a context without any span.
         question_truncated: Whether the question was too long, and its end was cut off.
         spans: The best spans, best first, at most top_n, whether or not there is an answer.
+        model_version: The version of the model that answered, such as "1".
         latency_ms: Time from asking to answer, retries included; not part of equality.
     """
 
@@ -56,6 +57,7 @@ class Answer:
     no_answer_margin: float
     question_truncated: bool
     spans: tuple[Span, ...]
+    model_version: str = ""
     latency_ms: float = field(default=math.nan, compare=False)
 
     @property
@@ -94,7 +96,7 @@ class Answer:
         return self.spans[1:]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the answer as JSON values; what is infinite becomes None."""
+        """Give the answer as JSON values; the logit of no answer is None."""
         return {
             "text": self.text,
             "score": self.score,
@@ -102,7 +104,8 @@ class Answer:
             "char_end": self.char_end,
             "logit": self.logit if self.has_answer else None,
             "has_answer": self.has_answer,
-            "no_answer_margin": self.no_answer_margin if math.isfinite(self.no_answer_margin) else None,
+            "no_answer_margin": self.no_answer_margin,
             "question_truncated": self.question_truncated,
+            "model_version": self.model_version,
             "spans": [span.to_dict() for span in self.spans],
         }

@@ -71,7 +71,6 @@ class Connection:
         *,
         timeout_s: float,
         stop: threading.Event | None = None,
-        before_retry: Callable[[], None] = lambda: None,
     ) -> T:
         """Make a call, and make it again while the server is away or mending itself.
 
@@ -79,7 +78,6 @@ class Connection:
             send: Makes one attempt, given the service's stub and a function that tells the seconds left.
             timeout_s: For all attempts and the waits between them.
             stop: Once set, no attempt is made again.
-            before_retry: Called before each further attempt; the server may be another one by then.
 
         Raises:
             ClientError: The last attempt's error, as one of its subclasses.
@@ -97,7 +95,6 @@ class Connection:
                 if late or not self._passes(error) or stop.wait(wait_s) or self._closed.is_set():
                     raise self._our_error(error, timeout_s) from error
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-                before_retry()
                 continue
             except ValueError as error:  # gRPC's word for a closed channel
                 if self._closed.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS, DEFAULT_TOP_N, MAX_TOP_N
+from spanqa.contract import DEFAULT_TOP_N, MAX_TOP_N
 from spanqa.errors import InputError
 
 _INT32_MAX = 2**31 - 1
@@ -18,16 +18,21 @@ class Options:
     Args:
         top_n: Most spans to return, 1..64.
         no_answer_threshold: Answer where the no-answer margin is at most this; None is the model's own.
-        max_answer_tokens: Longest answer in word pieces.
+        max_answer_tokens: Longest answer in word pieces; None is the model's own.
+        distinct: Whether the spans of one answer may not overlap.
     """
 
     top_n: int = DEFAULT_TOP_N
     no_answer_threshold: float | None = None
-    max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+    max_answer_tokens: int | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         _check_int("top_n", self.top_n, MAX_TOP_N)
-        _check_int("max_answer_tokens", self.max_answer_tokens, _INT32_MAX)
+        if self.max_answer_tokens is not None:
+            _check_int("max_answer_tokens", self.max_answer_tokens, _INT32_MAX)
+        if type(self.distinct) is not bool:
+            raise InputError(f"distinct is {self.distinct!r}: give True or False")
         threshold = self.no_answer_threshold
         if threshold is not None and (
             isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold)

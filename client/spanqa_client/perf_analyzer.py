@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import importlib.metadata
 import json
@@ -20,6 +21,8 @@ from spanqa import contract
 from spanqa.squad import Example
 from spanqa_client.connection import Connection
 from spanqa_client.errors import BenchError
+from spanqa_client.options import Options
+from spanqa_client.wire import raw_options
 
 # The binary's libraries that a bare machine lacks; nvidia-pytriton carries them under names with a hash.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
@@ -67,21 +70,17 @@ class Measurement:
     stable: bool
 
 
-def input_data_from_examples(examples: Sequence[Example], threshold: float | None) -> str:
+def input_data_from_examples(examples: Sequence[Example], options: Options) -> str:
     """Give perf_analyzer's `--input-data` document: the requests that our own client would send.
 
     Args:
         examples: The questions, in the order in which they are asked, over and over.
-        threshold: The model's own no-answer threshold, or None where it is unknown and stays unsent.
+        options: How each is to be answered.
     """
-    options: dict[str, list[float]] = {
-        contract.TOP_N.name: [contract.DEFAULT_TOP_N],
-        contract.MAX_ANSWER_TOKENS.name: [contract.DEFAULT_MAX_ANSWER_TOKENS],
-    }
-    if threshold is not None:
-        options[contract.NO_ANSWER_THRESHOLD.name] = [threshold]
+    # As bytes: JSON has no number that says NaN.
+    optional = {tensor.name: {"b64": base64.b64encode(raw).decode()} for tensor, raw in raw_options(options)}
     requests = [
-        {contract.QUESTION.name: [example.question], contract.CONTEXT.name: [example.context], **options}
+        {contract.QUESTION.name: [example.question], contract.CONTEXT.name: [example.context], **optional}
         for example in examples
     ]
     return json.dumps({"data": requests})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.metrics import gold_from_examples, raw_scores, score_predictions, tuned_from_margins
-
-_FLOAT32_MAX = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,18 @@ def predictions_from_run(served: ServedRun, *, forced: bool) -> dict[str, str]:
 
 
 def na_probs_from_run(served: ServedRun) -> dict[str, float]:
-    """Give the no-answer margins; JSON has no infinity, so the largest float32 stands for it."""
-    return {key: min(answer.no_answer_margin, _FLOAT32_MAX) for key, answer in served.answers.items()}
+    """Give the no-answer margins."""
+    return {key: answer.no_answer_margin for key, answer in served.answers.items()}
+
+
+def nbest_from_run(served: ServedRun) -> dict[str, list[dict[str, Any]]]:
+    """Give the best spans of each question, best first, whether or not there is an answer."""
+    return {key: [span.to_dict() for span in answer.spans] for key, answer in served.answers.items()}
+
+
+def versions_from_run(served: ServedRun) -> dict[str, int]:
+    """Give how many answers came from each version of the model, in the order in which the versions first answered."""
+    return dict(Counter(answer.model_version for answer in served.answers.values()))
 
 
 def jsonl_from_run(served: ServedRun) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from functools import lru_cache
 from typing import Any
@@ -10,55 +11,75 @@ from tritonclient.grpc import service_pb2
 
 from spanqa import contract
 from spanqa_client.answer import Answer, Span
-from spanqa_client.errors import ProtocolError
+from spanqa_client.errors import BadRequest, ProtocolError
 from spanqa_client.options import Options
 
 # struct codes and sizes of the fixed-size datatypes; Triton's raw tensors are little-endian.
 _CODES = {"INT32": ("i", 4), "FP32": ("f", 4), "BOOL": ("?", 1)}
 _FLOAT32_MAX = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+# What this client sends with every request, in the words in which Triton and our own older models refuse it.
+_OLDER_WORDS = (
+    f"unexpected inference input '{contract.DISTINCT.name}'",
+    f"{contract.NO_ANSWER_THRESHOLD.name} is not a number",
+    f"{contract.MAX_ANSWER_TOKENS.name} must be at least 1, got 0",
+)
 
 
 def request_from_question(
-    model_name: str, question: bytes, context: bytes, options: Options, threshold: float | None
+    model_name: str, question: bytes, context: bytes, options: Options
 ) -> service_pb2.ModelInferRequest:
     """Build the request of one question, a batch of one.
 
-    Every input is always sent, since Triton does not batch requests with different sets of inputs; only where no
-    threshold is known is that input left out.
+    Every input is always sent, since Triton does not batch requests with different sets of inputs; what is left to the
+    model is sent as the value that says so.
 
     Args:
         model_name: The model to ask.
         question: The question in UTF-8.
         context: The context in UTF-8.
-        options: The options; their threshold is not looked at.
-        threshold: The no-answer threshold to send, or None to leave it to the model.
+        options: The options.
     """
     request = service_pb2.ModelInferRequest()
-    request.CopyFrom(_template(model_name, options.top_n, threshold, options.max_answer_tokens))
+    request.CopyFrom(_template(model_name, options))
     request.raw_input_contents.append(struct.pack("<I", len(question)) + question)
     request.raw_input_contents.append(struct.pack("<I", len(context)) + context)
     return request
 
 
 @lru_cache(maxsize=64)
-def _template(
-    model_name: str, top_n: int, threshold: float | None, max_answer_tokens: int
-) -> service_pb2.ModelInferRequest:
+def _template(model_name: str, options: Options) -> service_pb2.ModelInferRequest:
     """The request without its two texts: those inputs are declared last, so that their bytes can be appended."""
     request = service_pb2.ModelInferRequest(model_name=model_name)
-    values: list[tuple[contract.Tensor, float]] = [
-        (contract.TOP_N, top_n),
-        (contract.MAX_ANSWER_TOKENS, max_answer_tokens),
-    ]
-    if threshold is not None:
-        # A threshold too large for float32 means the same as infinity, which float32 has.
-        fits = abs(threshold) <= _FLOAT32_MAX
-        values.append((contract.NO_ANSWER_THRESHOLD, threshold if fits else threshold * float("inf")))
-    for tensor, value in values:
-        request.raw_input_contents.append(struct.pack("<" + _CODES[tensor.dtype][0], value))
+    values = raw_options(options)
+    request.raw_input_contents.extend([raw for _, raw in values])
     for tensor in (*[tensor for tensor, _ in values], contract.QUESTION, contract.CONTEXT):
         request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=[1, 1])
     return request
+
+
+def raw_options(options: Options) -> list[tuple[contract.Tensor, bytes]]:
+    """Give the optional inputs and their bytes on the wire: NaN and 0 where the model's own default is to decide."""
+    threshold = math.nan if options.no_answer_threshold is None else options.no_answer_threshold
+    if abs(threshold) > _FLOAT32_MAX:
+        # A threshold too large for float32 means the same as infinity, which float32 has.
+        threshold *= math.inf
+    values: list[tuple[contract.Tensor, float]] = [
+        (contract.TOP_N, options.top_n),
+        (contract.NO_ANSWER_THRESHOLD, threshold),
+        (contract.MAX_ANSWER_TOKENS, options.max_answer_tokens or 0),
+        (contract.DISTINCT, options.distinct),
+    ]
+    return [(tensor, struct.pack("<" + _CODES[tensor.dtype][0], value)) for tensor, value in values]
+
+
+def older_server_error(url: str, refusal: BadRequest) -> ProtocolError | None:
+    """Give the error that explains a refusal by a model from before NaN, 0 and DISTINCT; None for any other refusal."""
+    if not any(words in str(refusal) for words in _OLDER_WORDS):
+        return None
+    return ProtocolError(
+        f"the server at {url} serves a model built by an older spanqa, which does not take all inputs of this client "
+        f"({refusal}): build the repository again, or use the client of that version"
+    )
 
 
 def answer_from_response(response: service_pb2.ModelInferResponse, *, latency_ms: float) -> Answer:
@@ -96,6 +117,7 @@ def answer_from_response(response: service_pb2.ModelInferResponse, *, latency_ms
         no_answer_margin=_one(contract.NO_ANSWER_MARGIN, outputs),
         question_truncated=_one(contract.QUESTION_TRUNCATED, outputs),
         spans=spans,
+        model_version=response.model_version,
         latency_ms=latency_ms,
     )
 

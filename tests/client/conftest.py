@@ -1,5 +1,6 @@
 """A fake Triton: a real gRPC server with its service, whose model finds the question's last word in the context."""
 
+import math
 import struct
 import threading
 import time
@@ -30,10 +31,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self):
         self.script = deque()
-        self.threshold = "1.5"
+        self.threshold = 1.5
+        self.version = "1"
         self.delay_s = 0.0
         self.requests = []
-        self.n_configs = 0
         self.n_in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
         self.port = None
@@ -59,12 +60,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.most_in_flight = max(self.most_in_flight, self.n_in_flight)
             inputs = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             self.requests.append(inputs)
+            unknown = request.model_name != MODEL
             step = self.script.popleft() if self.script else None
         try:
             time.sleep(self.delay_s)
+            if unknown:
+                context.abort(
+                    grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model_name}' is not found"
+                )
             if isinstance(step, tuple):
                 context.abort(*step)
-            response = response_from_inputs(inputs)
+            response = response_from_inputs(inputs, self.threshold)
+            response.model_version = self.version
             response.id = request.id
             if step:
                 step(response)
@@ -74,12 +81,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 self.n_in_flight -= 1
 
     def ModelConfig(self, request, context):
-        self.n_configs += 1
         config = model_config_pb2.ModelConfig(name=request.name, max_batch_size=8, backend="python", platform="python")
-        if request.name != MODEL:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
-        if self.threshold is not None:
-            config.parameters["no_answer_threshold"].string_value = self.threshold
         for tensor in contract.INPUTS:
             config.input.add(
                 name=tensor.name, data_type=_DATA_TYPES[tensor.dtype], dims=tensor.dims, optional=tensor.optional
@@ -97,7 +99,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0", extensions=["statistics"])
 
     def ModelMetadata(self, request, context):
-        response = service_pb2.ModelMetadataResponse(name=MODEL, versions=["1"], platform="python")
+        if request.name != MODEL:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        response = service_pb2.ModelMetadataResponse(name=MODEL, versions=[self.version], platform="python")
         for field, tensors in ((response.inputs, contract.INPUTS), (response.outputs, contract.OUTPUTS)):
             for tensor in tensors:
                 field.add(name=tensor.name, datatype=tensor.dtype, shape=[-1, *tensor.dims])
@@ -105,7 +109,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStatistics(self, request, context):
         response = service_pb2.ModelStatisticsResponse()
-        statistics = response.model_stats.add(name=MODEL, version="1")
+        statistics = response.model_stats.add(name=MODEL, version=self.version)
         statistics.inference_count = statistics.execution_count = len(self.requests)
         statistics.inference_stats.success.count = len(self.requests)
         return response
@@ -117,12 +121,13 @@ def text_from_raw(raw):
     return raw[4:].decode()
 
 
-def response_from_inputs(inputs):
+def response_from_inputs(inputs, own_threshold):
     """Every occurrence of the question's last word is a span; without one the closest span is the first character."""
     needle = text_from_raw(inputs["QUESTION"]).split()[-1].rstrip("?")
     context = text_from_raw(inputs["CONTEXT"])
     (top_n,) = struct.unpack("<i", inputs["TOP_N"])
-    (threshold,) = struct.unpack("<f", inputs.get("NO_ANSWER_THRESHOLD", struct.pack("<f", 0)))
+    (threshold,) = struct.unpack("<f", inputs["NO_ANSWER_THRESHOLD"])
+    threshold = own_threshold if math.isnan(threshold) else threshold
     starts = [at for at in range(len(context)) if context.startswith(needle, at)]
     margin = -2.0 if starts else 2.0
     spans = [(at, at + len(needle)) for at in starts][:top_n] or [(0, 1)]

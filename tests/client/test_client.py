@@ -54,16 +54,52 @@ def test_no_answer_has_an_empty_text_and_keeps_the_best_span(client):
     assert answer.to_dict()["logit"] is None
 
 
-def test_the_models_own_threshold_is_read_once_and_sent_with_every_question(triton, client):
-    triton.threshold = "-0.25"
+def test_every_request_carries_the_same_inputs_and_leaves_to_the_model_what_was_not_asked_for(triton, client):
     client.ask(QUESTION, CONTEXT)
-    client.ask(QUESTION, CONTEXT, no_answer_threshold=3.0)
+    client.ask(QUESTION, CONTEXT, top_n=3, no_answer_threshold=3.0, max_answer_tokens=7, distinct=True)
     client.ask(QUESTION, CONTEXT)
-    sent = [struct.unpack("<f", inputs["NO_ANSWER_THRESHOLD"])[0] for inputs in triton.requests]
-    assert sent == [-0.25, 3.0, -0.25]
-    assert all(len(inputs) == 5 for inputs in triton.requests)
-    assert triton.n_configs == 1
-    assert client.no_answer_threshold() == -0.25
+    names = {"QUESTION", "CONTEXT", "TOP_N", "NO_ANSWER_THRESHOLD", "MAX_ANSWER_TOKENS", "DISTINCT"}
+    assert [set(inputs) for inputs in triton.requests] == [names] * 3
+    codes = {"TOP_N": "<i", "MAX_ANSWER_TOKENS": "<i", "DISTINCT": "<?"}
+    sent = [[struct.unpack(code, inputs[name])[0] for name, code in codes.items()] for inputs in triton.requests]
+    assert sent == [[1, 0, False], [3, 7, True], [1, 0, False]]
+    thresholds = [struct.unpack("<f", inputs["NO_ANSWER_THRESHOLD"])[0] for inputs in triton.requests]
+    assert [math.isnan(threshold) for threshold in thresholds] == [True, False, True]
+    assert thresholds[1] == 3.0
+
+
+def test_after_a_change_of_version_the_new_ones_threshold_decides_from_the_first_answer(triton, client):
+    before = client.ask(QUESTION, CONTEXT)
+    triton.version, triton.threshold = "2", -3.0
+    after = client.ask(QUESTION, CONTEXT)
+    assert (before.model_version, before.has_answer) == ("1", True)
+    assert (after.model_version, after.has_answer) == ("2", False)
+    assert after.to_dict()["model_version"] == "2"
+    assert triton.requests[0] == triton.requests[1]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "[request id: <id_unknown>] unexpected inference input 'DISTINCT' for model 'question_answering'",
+        "NO_ANSWER_THRESHOLD is not a number: leave it out for the model's own, or send a number",
+        "MAX_ANSWER_TOKENS must be at least 1, got 0",
+    ],
+)
+def test_a_model_of_an_older_spanqa_is_told_in_one_sentence(triton, client, refusal):
+    triton.script.append((grpc.StatusCode.INVALID_ARGUMENT, refusal))
+    with pytest.raises(
+        ProtocolError, match=r"built by an older spanqa.*: build the repository again, or use"
+    ) as caught:
+        client.ask(QUESTION, CONTEXT)
+    assert triton.url in str(caught.value)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+def test_a_check_tells_whether_the_server_has_the_model(triton, client):
+    client.check()
+    with QAClient(triton.url, model_name="other") as other, pytest.raises(ServerUnavailable, match="'other'"):
+        other.check()
 
 
 def test_the_threshold_decides_whether_there_is_an_answer(client):
@@ -71,20 +107,6 @@ def test_the_threshold_decides_whether_there_is_an_answer(client):
     assert not client.ask(QUESTION, CONTEXT, no_answer_threshold=-2.5).has_answer
     assert client.ask("Where is Bern?", CONTEXT, no_answer_threshold=1e300).has_answer
     assert not client.ask(QUESTION, CONTEXT, no_answer_threshold=-math.inf).has_answer
-
-
-def test_without_a_configured_threshold_the_input_is_left_out(triton, client):
-    triton.threshold = None
-    assert client.ask(QUESTION, CONTEXT).has_answer
-    assert "NO_ANSWER_THRESHOLD" not in triton.requests[0]
-    assert client.no_answer_threshold() is None
-
-
-@pytest.mark.parametrize("text", ["often", "nan", ""])
-def test_a_configured_threshold_that_is_no_number_is_named(triton, client, text):
-    triton.threshold = text
-    with pytest.raises(ProtocolError, match=f"no_answer_threshold is {text!r}"):
-        client.ask(QUESTION, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +134,7 @@ def test_texts_that_cannot_be_sent_are_refused_before_sending(triton, client, qu
         {"top_n": True},
         {"top_n": 1.0},
         {"max_answer_tokens": 0},
+        {"distinct": 1},
         {"max_answer_tokens": 2**31},
         {"no_answer_threshold": math.nan},
         {"no_answer_threshold": "1"},
@@ -164,14 +187,7 @@ def test_a_model_that_had_answered_is_waited_for_while_it_loads_again(triton, cl
 def test_a_model_that_never_answered_is_not_waited_for(triton):
     with QAClient(triton.url, model_name="other") as client, pytest.raises(ServerUnavailable, match="'other'"):
         client.ask(QUESTION, CONTEXT)
-    assert triton.n_configs == 1
-
-
-def test_after_a_retry_the_threshold_is_read_again(triton, client):
-    client.ask(QUESTION, CONTEXT)
-    triton.threshold = "-3"
-    triton.script.append((grpc.StatusCode.UNAVAILABLE, "restarting"))
-    assert not client.ask(QUESTION, CONTEXT).has_answer
+    assert len(triton.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import math
+import struct
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -227,6 +229,32 @@ def test_predict_needs_no_gold_answers(capsys, triton, tmp_path):
     assert out.startswith("1 responses in")
 
 
+def test_predict_writes_the_best_spans_and_says_which_versions_answered(capsys, triton, dataset, tmp_path):
+    def newer(response):
+        response.model_version = "2"
+
+    triton.script.extend([None, None, None, newer])
+    files = ["--nbest", tmp_path / "nbest.json", "--jsonl", tmp_path / "lines.jsonl"]
+    options = ["--top-n", 3, "--max-answer-tokens", 9, "--distinct", "--concurrency", 1]
+    status, out, _ = run(capsys, "predict", dataset, *files, *options, "--url", triton.url)
+    assert status == 0
+    best = json.loads((tmp_path / "nbest.json").read_text())
+    assert best["q2"] == [{"text": "Italy", "score": 0.5, "char_start": 41, "char_end": 46, "logit": 8.0}]
+    assert best["q3"][0]["text"] == "Z"
+    assert out.splitlines()[-1] == "answered by 2 versions of the model: 1 (3), 2 (1)"
+    rows = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [row["model_version"] for row in rows] == ["1", "1", "1", "2"]
+    sent = {(inputs["TOP_N"], inputs["MAX_ANSWER_TOKENS"], inputs["DISTINCT"]) for inputs in triton.requests}
+    assert sent == {(struct.pack("<i", 3), struct.pack("<i", 9), b"\1")}
+
+
+def test_predict_ends_at_once_where_no_server_is(capsys, triton, dataset):
+    triton.stop()
+    status, out, err = run(capsys, "predict", dataset, "--url", triton.url, "--timeout-s", 0.3)
+    assert (status, out) == (2, "")
+    assert "no server answers at" in err
+
+
 def test_predict_into_a_missing_folder_is_one_sentence(capsys, triton, dataset, tmp_path):
     status, _, err = run(capsys, "predict", dataset, "-o", tmp_path / "no" / "p.json", "--url", triton.url)
     assert status == 2
@@ -234,7 +262,7 @@ def test_predict_into_a_missing_folder_is_one_sentence(capsys, triton, dataset, 
 
 
 def test_a_summary_of_a_run_without_responses_has_no_speed():
-    assert summary_text({"answered": 0, "failed": 3, "seconds": 1.0}) == "0 responses in 1.0 s"
+    assert summary_text({"answered": 0, "failed": 3, "seconds": 1.0}, {}) == "0 responses in 1.0 s"
 
 
 def test_bench_measures_with_perf_analyzer_and_draws_a_plot(capsys, triton, dataset, tmp_path):
@@ -253,10 +281,13 @@ def test_bench_measures_with_perf_analyzer_and_draws_a_plot(capsys, triton, data
     assert all(level["p50_ms"] <= level["p95_ms"] <= level["p99_ms"] for level in written)
     picture = ElementTree.parse(tmp_path / "bench" / "bench.svg")
     assert len(picture.findall(".//{*}polyline")) == 4
-    # perf_analyzer asked as our own client asks: real questions, all five inputs.
+    # perf_analyzer asked as our own client asks: real questions, all six inputs, NaN among them.
     questions = {inputs["QUESTION"][4:].decode() for inputs in triton.requests}
     assert questions == {"What of Zürich?", "What of Italy?", "What of Bern?", "What of Rome?"}
-    assert all(len(inputs) == 5 for inputs in triton.requests)
+    assert all(len(inputs) == 6 for inputs in triton.requests)
+    options = {(inputs["TOP_N"], inputs["MAX_ANSWER_TOKENS"], inputs["DISTINCT"]) for inputs in triton.requests}
+    assert options == {(struct.pack("<i", 1), struct.pack("<i", 0), b"\0")}
+    assert all(math.isnan(struct.unpack("<f", inputs["NO_ANSWER_THRESHOLD"])[0]) for inputs in triton.requests)
 
 
 @pytest.mark.parametrize("levels", ["", "0", "1,x", "1,,2"])

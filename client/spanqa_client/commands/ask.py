@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.errors import InputError
 from spanqa_client.answer import Answer
-from spanqa_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, QAClient
+from spanqa_client.client import QAClient
+from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
 from spanqa_client.highlight import highlighted
 
 
@@ -20,41 +20,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     context = parser.add_mutually_exclusive_group(required=True)
     context.add_argument("--context", metavar="TEXT", help="the text to answer from; - reads stdin")
     context.add_argument("--context-file", metavar="FILE", help="a UTF-8 file with that text; - reads stdin")
-    parser.add_argument(
-        "--url", metavar="H:P", default=DEFAULT_URL, help="the server's gRPC port (default: %(default)s)"
-    )
-    parser.add_argument("--top-n", metavar="N", type=int, default=1, help="most spans to show (default: 1)")
-    parser.add_argument(
-        "--threshold",
-        metavar="X",
-        type=float,
-        help="answer where the no-answer margin is at most X (default: the model's)",
-    )
-    parser.add_argument(
-        "--max-answer-tokens",
-        metavar="N",
-        type=int,
-        default=DEFAULT_MAX_ANSWER_TOKENS,
-        help="longest answer in word pieces (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout-s", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, help="for everything (default: %(default)s)"
-    )
+    add_server(parser)
+    add_answering(parser)
+    add_timeout(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print the answer."""
     context = _context(args.context, args.context_file)
-    with QAClient(args.url) as client:
-        answer = client.ask(
-            args.question,
-            context,
-            top_n=args.top_n,
-            no_answer_threshold=args.threshold,
-            max_answer_tokens=args.max_answer_tokens,
-            timeout_s=args.timeout_s,
-        )
+    with QAClient(args.url, model_name=args.model) as client:
+        answer = client.ask(args.question, context, timeout_s=args.timeout_s, **answering(args))
     if args.json:
         print(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
     else:

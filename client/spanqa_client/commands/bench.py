@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spanqa.contract import QUESTION_ANSWERING
 from spanqa.errors import InputError
 from spanqa.files import write_atomically
 from spanqa.squad import read_squad
-from spanqa_client.client import DEFAULT_URL, QAClient
+from spanqa_client.client import QAClient
+from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
+from spanqa_client.options import Options
 from spanqa_client.perf_analyzer import Load, Measurement, input_data_from_examples, measure
 from spanqa_client.plot import svg_from_measurements
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "--url", metavar="H:P", default=DEFAULT_URL, help="the server's gRPC port (default: %(default)s)"
-    )
+    add_server(parser)
+    add_answering(parser)
+    add_timeout(parser)
     parser.add_argument("--dataset", metavar="FILE", required=True, help="SQuAD file whose questions are asked")
     parser.add_argument(
         "--concurrency",
@@ -30,7 +31,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="1,4,16",
         help="requests in flight, one run for each (default: %(default)s)",
     )
-    parser.add_argument("--model", metavar="NAME", default=QUESTION_ANSWERING, help="the model (default: %(default)s)")
     parser.add_argument(
         "--questions",
         metavar="N",
@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     # Drawn at random so that every measurement sees the same mix of lengths; seeded so that every run does.
     examples = random.Random(0).sample(examples, min(args.questions, len(examples)))  # noqa: S311 - no secrets
     with QAClient(args.url, model_name=args.model) as client:
-        threshold = client.no_answer_threshold()
-        client.ask(examples[0].question, examples[0].context)  # a server that cannot answer says why, here
-    input_data = input_data_from_examples(examples, threshold)
+        # A server that cannot answer says why, here.
+        client.ask(examples[0].question, examples[0].context, timeout_s=args.timeout_s, **answering(args))
+    input_data = input_data_from_examples(examples, Options(**answering(args)))
     load = Load(url=args.url, model_name=args.model, window_s=args.window_s)
     bar = tqdm(levels, unit="run", disable=True if args.quiet else None)
     measurements = [measure(load, input_data, concurrency) for concurrency in bar]

@@ -8,12 +8,21 @@ import sys
 import time
 from collections.abc import Sequence
 
-from spanqa.contract import QUESTION_ANSWERING
 from spanqa.files import write_atomically
 from spanqa.squad import Example, read_squad
 from spanqa_client.answer import Answer
-from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL, QAClient
-from spanqa_client.served import ServedRun, jsonl_from_run, na_probs_from_run, predictions_from_run, summary_from_run
+from spanqa_client.client import DEFAULT_CONCURRENCY, QAClient
+from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
+from spanqa_client.options import Options
+from spanqa_client.served import (
+    ServedRun,
+    jsonl_from_run,
+    na_probs_from_run,
+    nbest_from_run,
+    predictions_from_run,
+    summary_from_run,
+    versions_from_run,
+)
 
 EXIT_SOME_FAILED = 1
 
@@ -27,18 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jsonl", metavar="FILE", help="write one line a question: answer, offsets, scores")
     parser.add_argument(
+        "--nbest", metavar="FILE", help='write {"id": [{"text", "score", "char_start", "char_end", "logit"}, ...]}'
+    )
+    parser.add_argument(
         "--forced", action="store_true", help="predictions hold the best span even where there is no answer"
     )
-    parser.add_argument(
-        "--url", metavar="H:P", default=DEFAULT_URL, help="the server's gRPC port (default: %(default)s)"
-    )
-    parser.add_argument("--model", metavar="NAME", default=QUESTION_ANSWERING, help="the model (default: %(default)s)")
-    parser.add_argument(
-        "--threshold",
-        metavar="X",
-        type=float,
-        help="answer where the no-answer margin is at most X (default: the model's)",
-    )
+    add_server(parser)
+    add_answering(parser)
+    add_timeout(parser)
     parser.add_argument(
         "--concurrency",
         metavar="N",
@@ -46,34 +51,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CONCURRENCY,
         help="questions in flight (default: %(default)s)",
     )
-    parser.add_argument(
-        "--timeout-s", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, help="for a question (default: %(default)s)"
-    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask everything, write the files asked for, print the summary; 1 where some questions got no response."""
+    Options(**answering(args))  # refused before a long dataset is read
     examples = read_squad(args.dataset, require_answers=False)
     served = _serve(args, examples)
     if args.output:
         write_atomically(args.output, json.dumps(predictions_from_run(served, forced=args.forced), ensure_ascii=False))
     if args.na_probs:
         write_atomically(args.na_probs, json.dumps(na_probs_from_run(served)))
+    if args.nbest:
+        write_atomically(args.nbest, json.dumps(nbest_from_run(served), ensure_ascii=False))
     if args.jsonl:
         write_atomically(args.jsonl, jsonl_from_run(served))
     if served.errors:
         name, error = next(iter(served.errors.items()))
         n_failed, n_all = len(served.errors), len(examples)
         print(f"spanqa: warning: {n_failed:,} of {n_all:,} questions failed; {name}: {error}", file=sys.stderr)
-    summary = summary_from_run(served)
-    print(json.dumps(summary, indent=2) if args.json else summary_text(summary))
+    summary, versions = summary_from_run(served), versions_from_run(served)
+    if args.json:
+        print(json.dumps({**summary, "model_versions": versions}, indent=2))
+    else:
+        print(summary_text(summary, versions))
     return EXIT_SOME_FAILED if served.errors else 0
 
 
-def summary_text(summary: dict[str, float]) -> str:
-    """Lay a summary out to read."""
+def summary_text(summary: dict[str, float], versions: dict[str, int]) -> str:
+    """Lay a summary out to read, the model's versions with their responses where there was more than one."""
     lines = []
     if "f1" in summary:
         parts = [f"exact {summary['exact']:.2f}", f"F1 {summary['f1']:.2f}"]
@@ -92,20 +100,23 @@ def summary_text(summary: dict[str, float]) -> str:
             f": {summary['questions_per_s']:.1f} questions/s, latency p50 {summary['latency_p50_ms']:.1f} ms, "
             f"p95 {summary['latency_p95_ms']:.1f} ms"
         )
+    if len(versions) > 1:
+        parts = [f"{version} ({n_answers:,})" for version, n_answers in versions.items()]
+        lines.append(f"answered by {len(versions)} versions of the model: {', '.join(parts)}")
     return "\n".join(lines)
 
 
 def _serve(args: argparse.Namespace, examples: Sequence[Example]) -> ServedRun:
     with QAClient(args.url, model_name=args.model) as client:
-        client.no_answer_threshold(timeout_s=args.timeout_s)  # a server that is not there ends it here
+        client.check(timeout_s=args.timeout_s)  # a server that is not there ends it here
         started = time.perf_counter()
         outcomes = client.ask_many(
             [(example.question, example.context) for example in examples],
             concurrency=args.concurrency,
             on_error="return",
             progress=not args.quiet,
-            no_answer_threshold=args.threshold,
             timeout_s=args.timeout_s,
+            **answering(args),
         )
         answers: dict[str, Answer] = {}
         errors: dict[str, str] = {}
