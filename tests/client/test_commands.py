@@ -133,6 +133,16 @@ def test_ask_reads_a_file_and_prints_json(capsys, triton, tmp_path):
     printed = json.loads(out)
     assert (printed["text"], printed["char_start"], printed["char_end"]) == ("Zürich", 0, 6)
     assert [span["char_start"] for span in printed["spans"]] == [0, 8]
+    assert printed["model_version"] == "1"
+
+
+def test_ask_sends_what_it_is_told_and_leaves_the_rest_to_the_model(capsys, triton):
+    asked = ["ask", "Rome", "--context", "In Rome.", "--url", triton.url]
+    run(capsys, *asked)
+    run(capsys, *asked, "--max-answer-tokens", 7, "--distinct", "--threshold", -1e-3)
+    sent = [(inputs["MAX_ANSWER_TOKENS"], inputs["DISTINCT"]) for inputs in triton.requests]
+    assert sent == [(struct.pack("<i", 0), b"\0"), (struct.pack("<i", 7), b"\1")]
+    assert triton.requests[1]["NO_ANSWER_THRESHOLD"] == struct.pack("<f", -1e-3)
 
 
 def test_ask_reads_stdin(triton):
@@ -204,6 +214,7 @@ def test_forced_predictions_hold_the_best_span_of_every_question(capsys, triton,
     summary = json.loads(out)
     assert (summary["HasAns_f1"], summary["forced_HasAns_f1"]) == (0.0, 100.0)
     assert (summary["answered"], summary["failed"]) == (4, 0)
+    assert summary["model_versions"] == {"1": 4}
     assert 0 < summary["latency_p50_ms"] <= summary["latency_p95_ms"]
 
 

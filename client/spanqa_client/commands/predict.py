@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jsonl", metavar="FILE", help="write one line a question: answer, offsets, scores")
     parser.add_argument(
-        "--nbest", metavar="FILE", help='write {"id": [{"text", "score", "char_start", "char_end", "logit"}, ...]}'
+        "--nbest",
+        metavar="FILE",
+        help='write {"id": [{"text", "score", "char_start", "char_end", "logit"}, ...]}: --top-n spans, best first',
     )
     parser.add_argument(
         "--forced", action="store_true", help="predictions hold the best span even where there is no answer"
