@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spanqa.errors import LogitsError
-from spanqa.windows import Windows
+from spanqa.distinct import Best, distinct_spans
+from spanqa.grid import SpanGrid
 
 _BLOCK_CELLS = 1 << 18
 """Grid cells scanned at a time: 1 MiB of float32, so that a long document needs no more memory than a short one."""
@@ -21,6 +21,22 @@ class Candidates:
     logit: NDArray[np.float32]
     char_start: NDArray[np.int32]
     char_end: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, spans: list[Best]) -> Candidates:
+        """Spans one by one as columns."""
+        return cls(
+            np.array([span.logit for span in spans], dtype=np.float32),
+            np.array([span.char_start for span in spans], dtype=np.int32),
+            np.array([span.char_end for span in spans], dtype=np.int32),
+        )
+
+    @property
+    def first(self) -> Best | None:
+        """The first span; None where there is none."""
+        if not len(self.logit):
+            return None
+        return Best(float(self.logit[0]), int(self.char_start[0]), int(self.char_end[0]))
 
     def best(self, n_best: int) -> Candidates:
         """The n best: logit descending, then char_start, then char_end."""
@@ -36,53 +52,47 @@ class Candidates:
         )
 
 
-def search(
-    windows: Windows,
-    start_logits: NDArray[np.float32],
-    end_logits: NDArray[np.float32],
-    *,
-    band: int,
-    n_best: int,
-    temperature: float,
-) -> tuple[Candidates, float, float]:
-    """Search all spans of at most `band` pieces.
+def search(grid: SpanGrid, *, n_best: int, temperature: float, distinct: bool) -> tuple[Candidates, float, float]:
+    """Search all spans of a grid.
 
     Args:
-        windows: The windows that the encoder read.
-        start_logits: `float32 (n_windows, length)`.
-        end_logits: Same shape and dtype.
-        band: Longest span in word pieces.
+        grid: The spans.
         n_best: Most spans returned.
         temperature: T of the sum.
+        distinct: Whether the spans returned do not overlap.
 
     Returns:
-        The best spans, best first; the largest logit S; the sum of exp((S(c) - S) / T) over all spans c.
+        The best spans, best first; the largest logit S; the sum of exp((S(c) - S) / T) over all spans c. No spans,
+        minus infinity and 0 where there is no span.
 
     Raises:
         LogitsError: If the windows do not cover the document.
     """
-    best, top, mass = None, -np.inf, 0.0
-    for first, last in _blocks(windows, band):
-        grid = _grid(windows, start_logits, end_logits, first, last, band)
-        block, block_top, block_mass = _scan(grid, windows.document.chars, first, n_best, temperature)
-        best = block if best is None else best.joined(block).best(n_best)
+    best, top, mass = Candidates.of([]), -np.inf, 0.0
+    tops: list[tuple[tuple[int, int], Best | None]] = []
+    blocks = _blocks(grid.document.chars, grid.band)
+    for first, last in blocks:
+        cells = grid.rows(first, last)
+        block, block_top, block_mass = _scan(cells, grid.document.chars, first, 1 if distinct else n_best, temperature)
+        tops.append(((first, last), block.first))
+        best = block if len(blocks) == 1 else best.joined(block).best(n_best)
         new_top = max(top, block_top)
         if np.isneginf(new_top):
             continue
         mass = mass * np.exp((top - new_top) / temperature) + block_mass * np.exp((block_top - new_top) / temperature)
         top = new_top
-    if best is None:
-        raise LogitsError("no window holds any piece of the context")
+    if distinct:
+        best = Candidates.of(distinct_spans(grid, tops, n_best, cells))
     return best, top, float(mass)
 
 
-def _blocks(windows: Windows, band: int) -> list[tuple[int, int]]:
+def _blocks(chars: NDArray[np.int32], band: int) -> list[tuple[int, int]]:
     """Cut the document into row ranges of bounded size, never between pieces that start at one character."""
-    n_tokens = len(windows.document)
+    n_tokens = len(chars)
     step = max(1, _BLOCK_CELLS // band)
     if n_tokens <= step:
         return [(0, n_tokens)]
-    char_starts = windows.document.chars[:, 0]
+    char_starts = chars[:, 0]
     cuts = [0]
     for cut in range(step, n_tokens, step):
         moved = int(np.searchsorted(char_starts, char_starts[cut], side="left"))
@@ -110,54 +120,21 @@ def _scan(
     return found, top, float(np.exp(weights, out=weights).sum())
 
 
-def _grid(
-    windows: Windows,
-    start_logits: NDArray[np.float32],
-    end_logits: NDArray[np.float32],
-    first: int,
-    last: int,
-    band: int,
-) -> NDArray[np.float32]:
-    """`float32 (last - first, band)`: cell (i, k) is the best logit of pieces first + i .. first + i + k."""
-    grid = None
-    offset = windows.context_offset
-    for index, (start, length) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
-        low, high = max(start, first), min(start + length, last)
-        if low >= high:
-            continue
-        ends = np.full(length + band - 1, -np.inf, dtype=np.float32)
-        ends[:length] = end_logits[index, offset : offset + length]
-        # Row i of the view is ends[i : i + band]; made directly, as as_strided costs five times as much.
-        band_ends: NDArray[np.float32] = np.ndarray(
-            (high - low, band), np.float32, ends, offset=4 * (low - start), strides=(4, 4)
-        )
-        starts = start_logits[index, offset + low - start : offset + high - start, None]
-        if grid is None and (low, high) == (first, last):
-            grid = starts + band_ends
-            continue
-        if grid is None:
-            grid = np.full((last - first, band), -np.inf, dtype=np.float32)
-        rows = grid[low - first : high - first]
-        np.maximum(rows, starts + band_ends, out=rows)
-    if grid is None:
-        raise LogitsError(f"no window covers the pieces {first}..{last - 1} of the context")
-    return grid
-
-
 def _best_cells(grid: NDArray[np.float32], chars: NDArray[np.int32], first: int, n_best: int) -> Candidates:
     """The best cells of a grid whose cells are all distinct character spans."""
     if n_best == 1:
-        # The first of equals in a row-wise walk starts first and ends first: the order that `best` gives. It is
-        # reachable, as every piece alone is a span.
+        # The first of equals in a row-wise walk starts first and ends first: the order that `best` gives.
         start, n_more = divmod(int(grid.argmax()), grid.shape[1])
-        token = first + start
+        token, n_found = first + start, 0 if np.isneginf(grid[start, n_more]) else 1
+        end = token + n_more
         return Candidates(
-            grid[start : start + 1, n_more], chars[token : token + 1, 0], chars[token + n_more : token + n_more + 1, 1]
+            grid[start : start + n_found, n_more], chars[token : token + n_found, 0], chars[end : end + n_found, 1]
         )
-    # Each of the n best rows holds a cell at least as good as the n-th best row's, so no better cell is lost.
+    # Each of the n best rows holds a cell at least as good as the n-th best row's, so no better cell is lost; of fewer
+    # rows than that every cell counts.
     row_best = grid.max(axis=1)
-    nth = max(0, len(row_best) - n_best)
-    floor = np.partition(row_best, nth)[nth]
+    nth = len(row_best) - n_best
+    floor = np.partition(row_best, nth)[nth] if nth >= 0 else -np.inf
     cells = np.flatnonzero(grid >= floor)
     token_starts, extra = np.divmod(cells, grid.shape[1])
     token_starts += first

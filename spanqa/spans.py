@@ -2,7 +2,9 @@
 
 With S(c) the best start + end logit of character span c over all windows and token spans that give it, and N the
 smallest null score (start + end logit of [CLS]) over windows, the no-answer margin is N - max S, as in BERT's
-SQuAD 2.0 script; a span's score is its share of exp(S / T) among all spans and the null.
+SQuAD 2.0 script; a span's score is its share of exp(S / T) among all spans and the null. With word boundaries only the
+spans of whole words count, in the order, the margin and the scores alike; where a context has none (each of its words
+is longer than an answer may be, or than a window), all of its spans count.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from spanqa import contract
 from spanqa.errors import InputError, LogitsError, SettingsError
+from spanqa.grid import SpanGrid
 from spanqa.search import search
 from spanqa.windows import Windows
 
@@ -107,7 +110,7 @@ def decode(
         n_best: Most spans returned, at least 1.
         max_answer_tokens: Longest span in word pieces, at least 1; what is more than the windows' room is cut to it.
         temperature: Divides logits in the scores; does not change the order.
-        word_boundaries: Whether no span begins or ends inside a word.
+        word_boundaries: Whether spans that begin or end inside a word are left out.
         distinct: Whether the spans returned do not overlap: greedily, each the best that overlaps none before it.
 
     Returns:
@@ -119,14 +122,12 @@ def decode(
     """
     _check(windows, start_logits, end_logits, n_best, max_answer_tokens)
     null_logit = float((start_logits[:, 0] + end_logits[:, 0]).min())
-    best, top, mass = search(
-        windows,
-        start_logits,
-        end_logits,
-        band=min(max_answer_tokens, windows.room, len(windows.document)),
-        n_best=n_best,
-        temperature=temperature,
-    )
+    band = min(max_answer_tokens, windows.room, len(windows.document))
+    for whole_words in (True, False) if word_boundaries else (False,):
+        grid = SpanGrid(windows, start_logits, end_logits, band=band, word_boundaries=whole_words)
+        best, top, mass = search(grid, n_best=n_best, temperature=temperature, distinct=distinct)
+        if len(best.logit):
+            break
     largest = max(top, null_logit)
     total = mass * np.exp((top - largest) / temperature) + np.exp((null_logit - largest) / temperature)
     scores = np.exp((best.logit.astype(np.float64) - largest) / temperature) / total

@@ -16,12 +16,17 @@ from spanqa.windows import Windows, WindowSettings, cut_windows
 SPECIAL_IDS = (101, 102, 0)
 
 
-def pieces_of(chars: list[tuple[int, int]]) -> Pieces:
-    return Pieces(ids=np.arange(1000, 1000 + len(chars), dtype=np.int32), chars=np.array(chars, dtype=np.int32))
+def pieces_of(chars: list[tuple[int, int]], continues: list[bool] | None = None) -> Pieces:
+    return Pieces(
+        ids=np.arange(1000, 1000 + len(chars), dtype=np.int32),
+        chars=np.array(chars, dtype=np.int32),
+        continues=np.array(continues or [False] * len(chars), dtype=np.bool_),
+    )
 
 
-def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens):
+def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens, word_boundaries=False):
     """Every character span with its best logit, by three plain loops."""
+    continues = [*windows.document.continues.tolist(), False]
     best: dict[tuple[int, int], np.float32] = {}
     chars = windows.document.chars.tolist()
     for index, (first, length) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
@@ -29,6 +34,8 @@ def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens):
             for end in range(start, min(start + max_answer_tokens, length)):
                 span = (chars[first + start][0], chars[first + end][1])
                 if span[0] >= span[1]:
+                    continue
+                if word_boundaries and (continues[first + start] or continues[first + end + 1]):
                     continue
                 logit = (
                     start_logits[index, windows.context_offset + start]
@@ -56,7 +63,8 @@ def cases(draw, repeated_characters: bool):
         max_seq_length=7 + stride + draw(st.integers(0, 6)), doc_stride=stride, max_query_length=4
     )
     question = pieces_of([(i, i + 1) for i in range(n_question)])
-    windows = cut_windows(question, pieces_of(chars), settings_, SPECIAL_IDS)
+    continues = [False] + [draw(st.integers(0, 2)) == 0 for _ in chars[1:]]
+    windows = cut_windows(question, pieces_of(chars, continues), settings_, SPECIAL_IDS)
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     shape = (len(windows), settings_.max_seq_length)
@@ -65,16 +73,33 @@ def cases(draw, repeated_characters: bool):
     else:
         logits = rng.normal(0, 4, size=(2, *shape)).astype(np.float32)
     band = draw(st.integers(1, windows.room))
-    return windows, "x" * at, logits[0], logits[1], band, draw(st.integers(1, 8)), draw(st.sampled_from([1.0, 2.5]))
+    options = {
+        "n_best": draw(st.integers(1, 8)),
+        "temperature": draw(st.sampled_from([1.0, 2.5])),
+        "word_boundaries": draw(st.booleans()),
+        "distinct": draw(st.booleans()),
+    }
+    return windows, "x" * at, logits[0], logits[1], band, options
+
+
+def without_overlaps(ranked):
+    taken = []
+    for (start, end), logit in ranked:
+        if all(end <= other_start or other_end <= start for (other_start, other_end), _ in taken):
+            taken.append(((start, end), logit))
+    return taken
 
 
 def assert_equals_brute_force(case):
-    windows, context, start_logits, end_logits, band, n_best, temperature = case
-    expected = brute_force(windows, start_logits, end_logits, band)
-    ranked = sorted(expected.items(), key=lambda item: (-item[1], *item[0]))[:n_best]
-    got = decode(
-        windows, context, start_logits, end_logits, n_best=n_best, max_answer_tokens=band, temperature=temperature
-    )
+    windows, context, start_logits, end_logits, band, options = case
+    temperature = options["temperature"]
+    expected = brute_force(windows, start_logits, end_logits, band, options["word_boundaries"])
+    expected = expected or brute_force(windows, start_logits, end_logits, band)
+    ranked = sorted(expected.items(), key=lambda item: (-item[1], *item[0]))
+    if options["distinct"]:
+        ranked = without_overlaps(ranked)
+    ranked = ranked[: options["n_best"]]
+    got = decode(windows, context, start_logits, end_logits, max_answer_tokens=band, **options)
     assert [((span.char_start, span.char_end), span.logit) for span in got.spans] == [(k, float(v)) for k, v in ranked]
     null = min(float(s[0] + e[0]) for s, e in zip(start_logits, end_logits, strict=True))
     assert got.null_logit == null
@@ -112,6 +137,25 @@ def test_scanning_in_blocks_changes_nothing(case):
 def one_window():
     windows = cut_windows(pieces_of([(0, 1)]), pieces_of([(0, 3), (4, 7), (8, 12)]), WindowSettings(), SPECIAL_IDS)
     return windows, np.zeros((1, 384), dtype=np.float32), np.zeros((1, 384), dtype=np.float32)
+
+
+def test_a_piece_inside_a_word_begins_and_ends_no_answer():
+    document = pieces_of([(0, 4), (4, 5), (6, 9)], [False, True, False])
+    windows = cut_windows(pieces_of([(0, 1)]), document, WindowSettings(), SPECIAL_IDS)
+    starts, ends = np.zeros((2, 1, 384), dtype=np.float32)
+    starts[0, windows.context_offset], ends[0, windows.context_offset] = 5, 5
+    assert decode(windows, "1950s are", starts, ends).spans[0].text == "1950"
+    whole = decode(windows, "1950s are", starts, ends, n_best=20, word_boundaries=True)
+    assert [span.text for span in whole.spans] == ["1950s", "1950s are", "are"]
+
+
+def test_where_no_whole_word_is_short_enough_parts_of_words_are_answers():
+    windows = cut_windows(
+        pieces_of([(0, 1)]), pieces_of([(0, 4), (4, 5)], [False, True]), WindowSettings(), SPECIAL_IDS
+    )
+    starts, ends = np.zeros((2, 1, 384), dtype=np.float32)
+    got = decode(windows, "1950s", starts, ends, n_best=9, max_answer_tokens=1, word_boundaries=True)
+    assert [span.text for span in got.spans] == ["1950", "s"]
 
 
 def test_padding_and_question_positions_are_never_answers(one_window):

@@ -124,6 +124,15 @@ def test_offsets_index_code_points_of_the_text(tokenizer):
     assert set(words[-3:]) == {"한"}  # its three parts stand at the one character
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_pieces_that_continue_a_word_are_those_with_number_signs(tokenizer, vocabulary_file, text):
+    lines = vocabulary_file.read_text(encoding="utf-8").splitlines()
+    pieces = tokenizer.pieces(text + " ##s bridges 3.5s")
+    assert pieces.continues.dtype == np.bool_
+    assert pieces.continues.tolist() == [lines[index].startswith("##") for index in pieces.ids.tolist()]
+    assert pieces.continues.any()
+
+
 def test_a_text_without_a_word_has_no_piece(tokenizer):
     for text in ["", "  \n", "\x00\x07\ufffd"]:
         pieces = tokenizer.pieces(text)
