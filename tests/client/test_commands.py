@@ -259,6 +259,20 @@ def test_predict_writes_the_best_spans_and_says_which_versions_answered(capsys, 
     assert sent == {(struct.pack("<i", 3), struct.pack("<i", 9), b"\1")}
 
 
+def test_numeric_ids_of_rows_become_the_text_that_prediction_files_hold(capsys, triton, tmp_path):
+    rows = [
+        {"id": 7, "question": "Rome?", "context": "In Rome.", "answers": {"text": ["Rome"], "answer_start": [3]}},
+        {"id": 8, "question": "Bern?", "context": "In Rome.", "answers": {"text": [], "answer_start": []}},
+    ]
+    dataset, predictions = tmp_path / "rows.jsonl", tmp_path / "p.json"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(capsys, "predict", dataset, "-o", predictions, "--url", triton.url)[0] == 0
+    assert json.loads(predictions.read_text()) == {"7": "Rome", "8": ""}
+    status, out, err = run(capsys, "score", dataset, predictions, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["missing"] == 0
+
+
 def test_predict_ends_at_once_where_no_server_is(capsys, triton, dataset):
     triton.stop()
     status, out, err = run(capsys, "predict", dataset, "--url", triton.url, "--timeout-s", 0.3)

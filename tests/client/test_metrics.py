@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spanqa.datasets import read_dataset
 from spanqa.errors import DataError
-from spanqa.squad import read_squad
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import (
     GoldQuestion,
@@ -26,7 +26,7 @@ from spanqa_client.thresholds import tune_threshold
 @pytest.fixture(scope="module")
 def squad_dev(request):
     data = request.path.parents[1] / "data" / "squad"
-    return gold_from_examples(read_squad(data / "dev-v2.0.json.gz"))
+    return gold_from_examples(read_dataset(data / "dev-v2.0.json.gz"))
 
 
 @pytest.mark.parametrize(
