@@ -50,7 +50,6 @@ def origin_of_span(
     # Several pieces may share a character (a Hangul syllable in parts), so a span may have several firsts and lasts.
     firsts = np.flatnonzero(windows.document.chars[:, 0] == span.char_start)
     lasts = np.flatnonzero(windows.document.chars[:, 1] == span.char_end)
-    best: tuple[np.float32, Origin] | None = None
     for window, (low, length) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
         shift = windows.context_offset - low
         for first in firsts:
@@ -58,11 +57,10 @@ def origin_of_span(
                 if not (low <= first <= last < low + length and last - first < max_answer_tokens):
                     continue
                 start, end = start_logits[window, first + shift], end_logits[window, last + shift]
-                if best is None or start + end > best[0]:
-                    best = start + end, Origin(window=window, start_logit=float(start), end_logit=float(end))
-    if best is None:
-        raise LogitsError(f"the span {span.char_start}..{span.char_end} is in none of the windows")
-    return best[1]
+                # The best of these need not be the span's: with word boundaries not all of them may be answers.
+                if start + end == np.float32(span.logit):
+                    return Origin(window=window, start_logit=float(start), end_logit=float(end))
+    raise LogitsError(f"the span {span.char_start}..{span.char_end} is in none of the windows")
 
 
 def null_origin(start_logits: NDArray[np.float32], end_logits: NDArray[np.float32]) -> Origin:

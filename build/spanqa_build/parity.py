@@ -178,8 +178,9 @@ def answers_from_logits(
             windows,
             context,
             *one,
-            max_answer_tokens=min(checkpoint.max_answer_tokens, windows.room),
+            max_answer_tokens=checkpoint.max_answer_tokens,
             temperature=checkpoint.temperature,
+            word_boundaries=checkpoint.word_boundaries,
         )
         for windows, context, one in zip(all_windows, contexts, logits, strict=True)
     ]

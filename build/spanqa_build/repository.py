@@ -88,6 +88,7 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetwo
             no_answer_threshold=checkpoint.no_answer_threshold,
             max_answer_tokens=checkpoint.max_answer_tokens,
             temperature=checkpoint.temperature,
+            word_boundaries=checkpoint.word_boundaries,
         ),
         packing=CPU_PACKING,
         encoder={"precision": network.precision, **network.facts},

@@ -19,11 +19,12 @@ def made(tokenizer, context, *, seed):
     return windows, rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.parametrize("word_boundaries", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("context", [LONG, "한국어 문장입니다 " * 12, "old king"])
-def test_the_logits_of_the_origin_add_up_to_the_spans(tokenizer, context, seed):
+def test_the_logits_of_the_origin_add_up_to_the_spans(tokenizer, context, seed, word_boundaries):
     windows, start, end = made(tokenizer, context, seed=seed)
-    decoded = decode(windows, context, start, end, n_best=20, max_answer_tokens=6)
+    decoded = decode(windows, context, start, end, n_best=20, max_answer_tokens=6, word_boundaries=word_boundaries)
     for span in decoded.spans:
         origin = origin_of_span(windows, start, end, span, max_answer_tokens=6)
         assert np.float32(origin.start_logit) + np.float32(origin.end_logit) == np.float32(span.logit)

@@ -37,6 +37,7 @@ class Checkpoint:
         no_answer_threshold: Null score minus best span score above which there is no answer, in logits.
         max_answer_tokens: Longest answer, in word pieces.
         temperature: Divides the logits before they become scores; 1 unless fitted.
+        word_boundaries: Whether answers begin and end where words do.
         provenance: Where the weights come from; JSON values.
         spec: The resolved training spec as YAML; None before any training.
         metrics: Scores and what they were measured on; JSON values.
@@ -51,6 +52,7 @@ class Checkpoint:
     no_answer_threshold: float = 0.0
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
     temperature: float = 1.0
+    word_boundaries: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     spec: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def config_from_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             "no_answer_threshold": checkpoint.no_answer_threshold,
             "max_answer_tokens": checkpoint.max_answer_tokens,
             "temperature": checkpoint.temperature,
+            "word_boundaries": checkpoint.word_boundaries,
         },
         "tokenizer_sha256": checkpoint.tokenizer().sha256,
         "provenance": checkpoint.provenance,

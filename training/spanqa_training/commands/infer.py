@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_spec_options(parser)
     add_output_options(parser)
+    parser.add_argument("--distinct", action="store_true", help="the n best spans of a question do not overlap")
     add_overrides(parser)
 
 
@@ -48,13 +49,26 @@ def run(args: argparse.Namespace) -> int:
     checkpoint, model = open_model(restored_path(request.spec, request.results), key=request.key)
     trainer = request.spec.trainer
     places = devices(trainer.gpus or None, cpu=trainer.accelerator == "cpu" or trainer.gpus == 0)
-    report = infer(request, checkpoint, network_from_model(model, *places), n_threads=len(places), quiet=args.quiet)
+    report = infer(
+        request,
+        checkpoint,
+        network_from_model(model, *places),
+        distinct_spans=args.distinct,
+        n_threads=len(places),
+        quiet=args.quiet,
+    )
     show(args, report)
     return 0
 
 
 def infer(
-    request: Request, checkpoint: Checkpoint, network: Network, *, n_threads: int = 1, quiet: bool = False
+    request: Request,
+    checkpoint: Checkpoint,
+    network: Network,
+    *,
+    distinct_spans: bool = False,
+    n_threads: int = 1,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Answer infer_ds with a network.
 
@@ -62,6 +76,7 @@ def infer(
         request: The spec and the folder of results.
         checkpoint: The model's tokenizer, windows and decode settings.
         network: Its network.
+        distinct_spans: Whether the spans of a question do not overlap.
         n_threads: Batches in work at once.
         quiet: Whether to hide the progress bar.
 
@@ -88,6 +103,7 @@ def infer(
             _examples(dataset.file, dataset.num_samples),
             decode_settings(checkpoint, spec),
             n_best=spec.model.dataset.n_best_size,
+            distinct_spans=distinct_spans,
             rows_per_batch=dataset.batch_size if "infer_ds.batch_size" in request.given else None,
             n_threads=n_threads,
             quiet=quiet,
@@ -105,7 +121,7 @@ def _examples(files: Sequence[str], num_samples: int) -> Iterator[Example]:
     """The questions of some files, one by one; only the first `num_samples` where that is not -1."""
     from itertools import chain, islice
 
-    from spanqa_training.data.datasets import iter_dataset
+    from spanqa.datasets import iter_dataset
 
     examples = chain.from_iterable(iter_dataset(file, require_answers=False) for file in files)
     return islice(examples, None if num_samples == -1 else num_samples)

@@ -202,7 +202,7 @@ def evaluate(
         network: The network.
         maker: Its tokenizer and window settings.
         examples: The questions.
-        settings: Longest answer and temperature.
+        settings: Longest answer, temperature and word boundaries.
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
@@ -221,8 +221,9 @@ def evaluate(
                 example.context,
                 start,
                 end,
-                max_answer_tokens=min(settings.max_answer_tokens, windows.room),
+                max_answer_tokens=settings.max_answer_tokens,
                 temperature=settings.temperature,
+                word_boundaries=settings.word_boundaries,
             )
         )
         losses += _losses(windows, example, start, end)

@@ -13,11 +13,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from spanqa.datasets import distinct
 from spanqa.origins import null_origin, origin_of_span
 from spanqa.spans import Decoded, DecodeSettings, decode
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker, Windows
-from spanqa_training.data.datasets import distinct
 from spanqa_training.data.windowing import windows_of_examples
 from spanqa_training.errors import RunError
 from spanqa_training.inference.decode_settings import ALWAYS_ANSWER
@@ -98,6 +98,7 @@ def answered(
     settings: DecodeSettings,
     *,
     n_best: int,
+    distinct_spans: bool = False,
     rows_per_batch: int | None = None,
     n_threads: int = 1,
     quiet: bool = True,
@@ -108,8 +109,9 @@ def answered(
         network: The network.
         maker: Its tokenizer and window settings.
         examples: The questions.
-        settings: Longest answer and temperature.
+        settings: Longest answer, temperature and word boundaries.
         n_best: Most spans of a question.
+        distinct_spans: Whether the spans of a question do not overlap.
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
         quiet: Whether to hide the progress bar.
@@ -122,18 +124,23 @@ def answered(
         all_windows = windows_of_examples(chunk, maker)
         logits = window_logits(network, all_windows, quiet=quiet, rows_per_batch=rows_per_batch, n_threads=n_threads)
         for example, windows, (start, end) in zip(chunk, all_windows, logits, strict=True):
-            longest = min(settings.max_answer_tokens, windows.room)
             decoded = decode(
                 windows,
                 example.context,
                 start,
                 end,
                 n_best=n_best,
-                max_answer_tokens=longest,
+                max_answer_tokens=settings.max_answer_tokens,
                 temperature=settings.temperature,
+                word_boundaries=settings.word_boundaries,
+                distinct=distinct_spans,
             )
             yield Answered(
-                example=example, windows=windows, logits=(start, end), decoded=decoded, max_answer_tokens=longest
+                example=example,
+                windows=windows,
+                logits=(start, end),
+                decoded=decoded,
+                max_answer_tokens=settings.max_answer_tokens,
             )
 
 
