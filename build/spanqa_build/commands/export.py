@@ -59,11 +59,12 @@ def run(args: argparse.Namespace) -> int:
     spec = request.spec
     path = restored_path(spec, request.results)
     checkpoint, model = open_model(path, key=request.key)
-    asked = threshold_from_spec(spec)
+    asked, decode = threshold_from_spec(spec), decode_settings(checkpoint, spec)
     checkpoint = dataclasses.replace(
         checkpoint,
         windows=spec.window_settings(checkpoint.windows),
-        max_answer_tokens=decode_settings(checkpoint, spec).max_answer_tokens,
+        max_answer_tokens=decode.max_answer_tokens,
+        word_boundaries=decode.word_boundaries,
         no_answer_threshold=checkpoint.no_answer_threshold if asked is None else asked,
     )
     target = args.output or request.results / target_name(spec.export_format, spec.export_to)

@@ -45,6 +45,7 @@ ANSWERING_KEYS = frozenset(
                 "doc_stride",
                 "max_query_length",
                 "max_answer_length",
+                "word_boundaries",
                 "version_2_with_negative",
                 "null_score_diff_threshold",
             )

@@ -19,6 +19,7 @@ from spanqa_training.data.datasets import read_datasets
 from spanqa_training.data.window_index import build_or_open_index
 from spanqa_training.data.windowing import windows_of_examples
 from spanqa_training.errors import SpecError
+from spanqa_training.inference.decode_settings import decode_settings
 from spanqa_training.model import SpanModel
 from spanqa_training.optimization.optimizers import WITH_BETAS
 from spanqa_training.optimization.schedules import unread_settings
@@ -54,9 +55,11 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     validation = read_datasets(spec.validation_ds.file, num_samples=spec.validation_ds.num_samples)
     _note_unused(request)
     checkpoint, model = base_model(spec, key=request.key, results=request.results, warn=note)
+    asked = decode_settings(checkpoint, spec)
     checkpoint = dataclasses.replace(
         checkpoint,
-        max_answer_tokens=spec.model.dataset.max_answer_length or checkpoint.max_answer_tokens,
+        max_answer_tokens=asked.max_answer_tokens,
+        word_boundaries=asked.word_boundaries,
         spec=spec_yaml(spec),
     )
     # What cannot be validated is told before training, not after its first epoch.

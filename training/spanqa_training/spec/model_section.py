@@ -21,6 +21,8 @@ class ModelDatasetSpec:
     """Longest question in word pieces (64)."""
     max_answer_length: int | None = None
     """Longest answer in word pieces (30)."""
+    word_boundaries: bool | None = None
+    """Whether answers begin and end where words do (false)."""
     version_2_with_negative: bool | None = None
     """Whether a question may have no answer (true); false answers every question."""
     null_score_diff_threshold: float | None = None
