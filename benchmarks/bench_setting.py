@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from spanqa import contract
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = ROOT / "tests" / "data" / "squad" / "dev-v2.0.json.gz"
@@ -44,7 +45,7 @@ def heldout_examples(n_questions: int | None = None, *, seed: int = 0) -> list[E
         seed: The same seed gives the same questions in the same order.
     """
     titles = set(json.loads(HELDOUT_TITLES.read_text("utf-8")))
-    examples = [example for example in read_squad(DATASET) if example.title in titles]
+    examples = [example for example in read_dataset(DATASET) if example.title in titles]
     n_questions = len(examples) if n_questions is None else min(n_questions, len(examples))
     return random.Random(seed).sample(examples, n_questions)  # noqa: S311 (a sample, no secret)
 

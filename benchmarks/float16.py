@@ -25,8 +25,8 @@ import torch
 from bench_setting import DATASET, ROOT, heldout_examples, parser_of, print_result
 from full_size import MEGATRON_345M, peak_gib
 
+from spanqa.datasets import read_dataset
 from spanqa.spans import DecodeSettings
-from spanqa.squad import read_squad
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import Batch, WindowMaker, WindowSettings, batch_windows
 from spanqa_build.activation_scan import scan_activations
@@ -114,7 +114,7 @@ def measure_checkpoint(args: argparse.Namespace) -> Rows:
     checkpoint, model = load_checkpoint(args.model)
     model.eval()
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
-    examples = read_squad(args.dataset) if args.dataset else heldout_examples()
+    examples = read_dataset(args.dataset) if args.dataset else heldout_examples()
     settings = DecodeSettings(max_answer_tokens=checkpoint.max_answer_tokens, temperature=checkpoint.temperature)
     ask: Callable[[Network], Evaluation] = partial(
         evaluate, maker=maker, examples=examples, settings=settings, quiet=args.quiet, rows_per_batch=1
@@ -157,7 +157,7 @@ def realistic(model: SpanModel) -> SpanModel:
 
 def real_batches(maker: WindowMaker, dataset: Path | None, n_windows: int) -> list[Batch]:
     """Windows of real questions, one a batch."""
-    examples = heldout_examples(n_windows) if dataset is None else read_squad(dataset)[:n_windows]
+    examples = heldout_examples(n_windows) if dataset is None else read_dataset(dataset)[:n_windows]
     every = maker.windows_of_many([(example.question, example.context) for example in examples])
     return [batch_windows([(windows, index)]) for windows in every for index in range(len(windows))][:n_windows]
 

@@ -17,8 +17,8 @@ from datetime import date
 from pathlib import Path
 
 from spanqa.contract import ENCODER_INPUTS, QUESTION_ANSWERING
+from spanqa.datasets import read_dataset
 from spanqa.manifest import load_served_tokenizer
-from spanqa.squad import read_squad
 from spanqa.startup import versions_in
 from spanqa.windows import WindowMaker, Windows, batch_windows
 
@@ -32,7 +32,7 @@ def inputs(args: argparse.Namespace) -> None:
     """Write WORK/inputs_<length>.json for perf_analyzer, and print the length, of every bucket that has windows."""
     folder = args.repository / QUESTION_ANSWERING
     manifest, tokenizer = load_served_tokenizer(folder / str(versions_in(folder)[-1]))
-    pairs = [(example.question, example.context) for example in read_squad(args.data)]
+    pairs = [(example.question, example.context) for example in read_dataset(args.data)]
     windows = WindowMaker(tokenizer, manifest.windows).windows_of_many(pairs)
     shorter = 0
     for length in sorted(bucket.length for bucket in manifest.packing.buckets):

@@ -12,7 +12,8 @@ from typing import Any
 from bench_setting import DATASET, add_repository, heldout_examples, parser_of, print_result
 from tqdm import tqdm
 
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
 from spanqa_server.server import Server
@@ -49,7 +50,7 @@ def _known_fact(client: QAClient) -> tuple[Example, Answer]:
 
 def asked(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Ask as often as told, and give what each time took and left."""
-    paragraphs = list(dict.fromkeys(example.context for example in read_squad(DATASET)))
+    paragraphs = list(dict.fromkeys(example.context for example in read_dataset(DATASET)))
     rows: list[dict[str, Any]] = []
     with Server(args.repository) as server, QAClient(server.url) as client:
         fact, alone = _known_fact(client)

@@ -16,7 +16,8 @@ from typing import Any
 
 from bench_setting import ROOT, parser_of, print_result
 
-from spanqa.squad import Example, iter_examples
+from spanqa.datasets import iter_dataset
+from spanqa.squad import Example
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_training.data.batch_order import batch_order
@@ -32,7 +33,7 @@ def _copies(files: Sequence[Path]) -> Iterator[tuple[int, Path, Iterator[Example
     """The paragraphs of real files, again and again: copy number, file, and the questions of one paragraph."""
     for copy in itertools.count():
         for file in files:
-            for _, group in itertools.groupby(iter_examples(file), key=lambda example: example.paragraph):
+            for _, group in itertools.groupby(iter_dataset(file), key=lambda example: example.paragraph):
                 yield copy, file, group
 
 

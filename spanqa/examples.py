@@ -67,13 +67,36 @@ OnDefect = Callable[[DataError], None]
 Reader = Callable[[OnDefect], Iterator[PlacedExample]]
 """Reads a file from its beginning."""
 
+Mend = Callable[[str, str, int], "GoldAnswer | None"]
+"""Is given a context, an answer that does not stand in it where it says, and that offset, -1 where there is none; gives
+the answer as it should be, or None where it cannot tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a file is read, whatever its format.
+
+    Args:
+        fields: Names the file in errors.
+        report: Is told of what has a defect and is left out.
+        require_answers: Whether a question without the key `answers` is a defect; else it counts as unanswerable.
+        mend: Mends answers that stand elsewhere; without it they are defects.
+    """
+
+    fields: Fields
+    report: OnDefect
+    require_answers: bool = True
+    mend: Mend | None = None
+
 
 def raise_defect(defect: DataError) -> None:
     """Let the first defect end the reading."""
     raise defect
 
 
-def checked_examples(path: Path, reader: Reader, on_defect: OnDefect | None) -> Iterator[PlacedExample]:
+def checked_examples(
+    path: Path, reader: Reader, on_defect: OnDefect | None, *, check_ids: bool = True
+) -> Iterator[PlacedExample]:
     """Read a file's examples, and hold the file to what can be seen only at its end.
 
     Beside the examples it holds 16 bytes a question: a repeated id is noticed by its hash, then found by reading again.
@@ -82,6 +105,7 @@ def checked_examples(path: Path, reader: Reader, on_defect: OnDefect | None) -> 
         path: The file, for its name in errors.
         reader: Reads it.
         on_defect: Is told of every defect, and reading goes on where that is possible; without it the first is raised.
+        check_ids: Whether an id that stands twice is a defect.
 
     Raises:
         DataError: A defect; only without `on_defect`.
@@ -102,7 +126,7 @@ def checked_examples(path: Path, reader: Reader, on_defect: OnDefect | None) -> 
             raise DataError(f"{path}: holds no question: expected data[].paragraphs[].qas[], or one row a question")
     except DataError as defect:
         tell(defect)
-    for repeated in _repeated_ids(path, reader, hashes):
+    for repeated in _repeated_ids(path, reader, hashes) if check_ids else ():
         tell(repeated)
 
 
@@ -147,28 +171,79 @@ def holds_word(text: str) -> bool:
     return any(not (char.isspace() or unicodedata.category(char) in _CONTROLS) for char in text)
 
 
-def checked_answer(fields: Fields, context: str, text: str, start: int, at_text: str, at_start: str) -> GoldAnswer:
+def checked_id(fields: Fields, parent: Any, place: str) -> str:
+    """Give the id of a question: a text, or a whole number as its decimal text.
+
+    Raises:
+        DataError: It is missing, or neither.
+    """
+    fields.checked(parent, place, dict)
+    if type(number := parent.get("id")) is int:
+        return str(number)
+    question_id: str = fields.get(parent, place, "id", str)
+    return question_id
+
+
+def checked_title(fields: Fields, parent: Any, place: str) -> str:
+    """Give a title; empty where there is none, or null.
+
+    Raises:
+        DataError: It is no text.
+    """
+    title: str = "" if parent.get("title") is None else fields.get(parent, place, "title", str)
+    return title
+
+
+def listed_answers(reading: Reading, parent: Any, place: str, context: str) -> tuple[GoldAnswer, ...]:
+    """Give the answers of a question that lists them as objects with text and answer_start.
+
+    Raises:
+        DataError: One of them is not as it must be.
+    """
+    return tuple(
+        checked_answer(
+            reading,
+            context,
+            (reading.fields.get(answer, at, "text", str), join(at, "text")),
+            (_answer_start(reading, answer, at), join(at, "answer_start")),
+        )
+        for at, answer in reading.fields.each(parent, place, "answers")
+    )
+
+
+def _answer_start(reading: Reading, answer: Any, place: str) -> int:
+    if reading.mend and answer.get("answer_start") is None:
+        return -1
+    start: int = reading.fields.get(answer, place, "answer_start", int)
+    return start
+
+
+def checked_answer(
+    reading: Reading, context: str, placed_text: tuple[str, str], placed_start: tuple[int, str]
+) -> GoldAnswer:
     """Make an answer that stands in its context where it says.
 
     Args:
-        fields: Names the file in errors.
+        reading: Names the file in errors, and may mend.
         context: The context.
-        text: The answer.
-        start: Where it begins, in code points.
-        at_text: Place of the text in the file.
-        at_start: Place of the offset.
+        placed_text: The answer, and its place in the file.
+        placed_start: Where it begins, in code points, and the place of that.
 
     Raises:
         DataError: It stands elsewhere or nowhere, or is empty.
     """
+    (text, at_text), (start, at_start) = placed_text, placed_start
+    fields = reading.fields
     if not text:
         raise fields.fail(at_text, "is empty: an unanswerable question has an empty list of answers")
-    if start < 0 or not context.startswith(text, start):
-        there = context[max(start, 0) : max(start, 0) + len(text)]
-        found = context.find(text)
-        mend = f"it stands at {found}" if found >= 0 else "it stands nowhere in the context"
-        raise fields.fail(at_start, f"{start} holds {shortened(there)}, not the answer {shortened(text)}: {mend}")
-    return GoldAnswer(text, start)
+    if start >= 0 and context.startswith(text, start):
+        return GoldAnswer(text, start)
+    if reading.mend and (mended := reading.mend(context, text, start)):
+        return mended
+    there = context[max(start, 0) : max(start, 0) + len(text)]
+    found = context.find(text)
+    mend = f"it stands at {found}" if found >= 0 else "it stands nowhere in the context"
+    raise fields.fail(at_start, f"{start} holds {shortened(there)}, not the answer {shortened(text)}: {mend}")
 
 
 def check_is_impossible(fields: Fields, parent: Any, place: str, answers: tuple[GoldAnswer, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,11 +15,15 @@ from spanqa.examples import (
     GoldAnswer,
     OnDefect,
     PlacedExample,
+    Reading,
     check_is_impossible,
     checked_answer,
+    checked_id,
     checked_question,
+    checked_title,
+    listed_answers,
 )
-from spanqa.json_fields import Fields, join
+from spanqa.json_fields import join
 from spanqa.json_stream import JsonStream, data_error_from_json
 
 _SUFFIXES = (".jsonl", ".ndjson")
@@ -67,39 +72,52 @@ def rows_from_lines(path: Path, chunks: Iterable[str], report: OnDefect) -> Iter
             yield place, row
 
 
-def examples_from_rows(
-    rows: Iterable[tuple[str, Any]], fields: Fields, require_answers: bool, report: OnDefect
-) -> Iterator[PlacedExample]:
-    """Make examples of rows; neighbours with the same context are of one paragraph.
+class RowReader:
+    """Makes examples of rows; neighbours with the same context are of one paragraph.
 
     Args:
-        rows: The place and the content of each: an object with id, question, context, answers and perhaps title.
-        fields: Names the file in errors.
-        require_answers: Whether a row without answers is a defect.
-        report: Is told of rows with a defect; they are left out.
-
-    Yields:
-        Place and example.
+        reading: How the file is read.
+        paragraphs: Numbers the paragraphs.
     """
-    context, paragraph = "", -1
-    for place, row in rows:
+
+    def __init__(self, reading: Reading, paragraphs: Iterator[int] | None = None) -> None:
+        self._reading = reading
+        self._paragraphs = paragraphs or itertools.count()
+        self._context: str | None = None
+        self._paragraph = -1
+
+    def examples(self, place: str, row: Any) -> Iterator[PlacedExample]:
+        """Give the row's place and example; nothing, and the defect is reported, where it has one.
+
+        Args:
+            place: Its place in the file.
+            row: An object with id, question, context, answers and perhaps title.
+        """
+        fields = self._reading.fields
         try:
-            own_context = fields.get(row, place, "context", str)
-            if own_context != context or paragraph < 0:
-                context, paragraph = own_context, paragraph + 1
+            context = fields.get(row, place, "context", str)
+            if context != self._context:
+                self._context, self._paragraph = context, next(self._paragraphs)
             example = Example(
                 question=checked_question(fields, row, place),
-                id=fields.get(row, place, "id", str),
+                id=checked_id(fields, row, place),
                 context=context,
-                title="" if row.get("title") is None else fields.get(row, place, "title", str),
-                answers=_answers(fields, row, place, context, require_answers),
-                paragraph=paragraph,
+                title=checked_title(fields, row, place),
+                answers=_answers(self._reading, row, place, context),
+                paragraph=self._paragraph,
                 place=fields.at(place),
             )
         except DataError as defect:
-            report(defect)
+            self._reading.report(defect)
         else:
             yield place, example
+
+
+def examples_from_rows(rows: Iterable[tuple[str, Any]], reading: Reading) -> Iterator[PlacedExample]:
+    """Make examples of rows, each with its place; as `RowReader`."""
+    reader = RowReader(reading)
+    for place, row in rows:
+        yield from reader.examples(place, row)
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -111,26 +129,34 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
     yield rest
 
 
-def _answers(fields: Fields, row: Any, place: str, context: str, require_answers: bool) -> tuple[GoldAnswer, ...]:
-    if row.get("answers") is None and not require_answers:
+def _answers(reading: Reading, row: Any, place: str, context: str) -> tuple[GoldAnswer, ...]:
+    given = row.get("answers")
+    if given is None and not reading.require_answers:
         return ()
-    at = join(place, "answers")
+    if isinstance(given, list):
+        answers = listed_answers(reading, row, place, context)
+    else:
+        answers = _answers_in_columns(reading, row, place, context)
+    check_is_impossible(reading.fields, row, place, answers)
+    return answers
+
+
+def _answers_in_columns(reading: Reading, row: Any, place: str, context: str) -> tuple[GoldAnswer, ...]:
+    fields, at = reading.fields, join(place, "answers")
     columns = fields.get(row, place, "answers", dict)
+    if reading.mend and columns.get("answer_start") is None and isinstance(columns.get("text"), list):
+        columns = {**columns, "answer_start": [-1] * len(columns["text"])}
     texts, starts = (list(fields.each(columns, at, key)) for key in ("text", "answer_start"))
     if len(texts) != len(starts):
         raise fields.fail(
             at, f"has {len(texts)} in text and {len(starts)} in answer_start: each text needs its own answer_start"
         )
-    answers = tuple(
+    return tuple(
         checked_answer(
-            fields,
+            reading,
             context,
-            fields.checked(text, at_text, str),
-            fields.checked(start, at_start, int),
-            at_text,
-            at_start,
+            (fields.checked(text, at_text, str), at_text),
+            (fields.checked(start, at_start, int), at_start),
         )
         for (at_text, text), (at_start, start) in zip(texts, starts, strict=True)
     )
-    check_is_impossible(fields, row, place, answers)
-    return answers

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from spanqa.datasets import read_dataset
 from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +83,8 @@ def vocabulary_file(tmp_path_factory):
 def tokenizer(vocabulary_file):
     """The tokenizer of that vocabulary; it lower-cases."""
     return load_tokenizer(vocabulary_file)
+
+
+@pytest.fixture(scope="session")
+def real_questions(root):
+    return read_dataset(root / "data" / "heldout200.json")

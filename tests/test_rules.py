@@ -145,6 +145,8 @@ def test_the_sub_packages_of_training_are_small_and_its_tests_mirror_them():
 def test_the_core_imports_only_numpy_and_tokenizers_beside_the_standard_library():
     allowed = {"spanqa", "numpy", "tokenizers", *sys.stdlib_module_names}
     wrong = {named(path): {n for n in imports(path) if not within(n, allowed)} for path in sources(PACKAGES["spanqa"])}
+    # Parquet alone needs its library, which is imported when such a file is opened: the next test holds that.
+    wrong[named(PACKAGES["spanqa"] / "parquet.py")] -= {"pyarrow", "pyarrow.parquet"}
     assert not {path: names for path, names in wrong.items() if names}
 
 

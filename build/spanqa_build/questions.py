@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 from spanqa_build.errors import BuildError
 
 _NAME = "heldout200.json"
@@ -35,4 +36,4 @@ def questions_to_check(data: Path) -> list[Example]:
     """
     if not data.is_file():
         raise BuildError(f"{data}: no questions to check the network on: give a SQuAD file with --data")
-    return read_squad(data)
+    return read_dataset(data)

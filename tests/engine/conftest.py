@@ -29,9 +29,9 @@ def tiny_model_folder(root, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def thirty_questions(root, tmp_path_factory):
-    from spanqa.squad import read_squad
+    from spanqa.datasets import read_dataset
     from spanqa_training.commands.negatives import write_squad
 
     path = tmp_path_factory.mktemp("questions") / "thirty.json"
-    write_squad(read_squad(root / "data" / "heldout200.json")[:30], path)
+    write_squad(read_dataset(root / "data" / "heldout200.json")[:30], path)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spanqa.cli import main
-from spanqa.squad import read_squad
+from spanqa.datasets import read_dataset
 from spanqa.windows import WindowMaker
 from spanqa_build import comparison as comparison_module
 from spanqa_build.comparison import FLOAT32, Comparison, Limits, table_from_stages
@@ -27,7 +27,7 @@ def minilm(root):
 @pytest.fixture(scope="module")
 def comparison(root, minilm):
     checkpoint, model = minilm
-    return Comparison(checkpoint, read_squad(root / "data" / "heldout200.json")[:24], partial(run_torch, model))
+    return Comparison(checkpoint, read_dataset(root / "data" / "heldout200.json")[:24], partial(run_torch, model))
 
 
 def noisy(minilm, size):
@@ -126,7 +126,7 @@ def test_a_server_that_answers_worse_than_int8_may_fails_the_command_after_the_t
 ):
     monkeypatch.setattr(comparison_module, "QAClient", lambda _url: Server(*minilm, right=right))
     questions = tmp_path / "questions.json"
-    write_squad(read_squad(root / "data" / "heldout200.json")[:8], questions)
+    write_squad(read_dataset(root / "data" / "heldout200.json")[:8], questions)
     model = str(root / "training" / "checkpoints" / "spanqa-minilm")
     code = main(["build", "-m", model, "--served", "localhost:1", "--data", str(questions), "--quiet"])
     out, err = capsys.readouterr()

@@ -12,10 +12,10 @@ from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
 @pytest.fixture
 def windows(root, tiny_model_folder):
-    from spanqa.squad import read_squad
+    from spanqa.datasets import read_dataset
 
     checkpoint = read_checkpoint(tiny_model_folder)
-    pairs = [(example.question, example.context) for example in read_squad(root / "data" / "heldout200.json")[:50]]
+    pairs = [(example.question, example.context) for example in read_dataset(root / "data" / "heldout200.json")[:50]]
     return WindowMaker(checkpoint.tokenizer(), checkpoint.windows).windows_of_many(pairs)
 
 

@@ -23,10 +23,10 @@ from spanqa_training.model import EncoderConfig, SpanModel
 
 @pytest.fixture(scope="module")
 def batches(root, tiny_model_folder):
-    from spanqa.squad import read_squad
+    from spanqa.datasets import read_dataset
 
     checkpoint, _ = load_checkpoint(tiny_model_folder)
-    pairs = [(example.question, example.context) for example in read_squad(root / "data" / "heldout200.json")[:20]]
+    pairs = [(example.question, example.context) for example in read_dataset(root / "data" / "heldout200.json")[:20]]
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
     windows = maker.windows_of_many(pairs)
     padded = batch_windows([(one, 0) for one in windows[:4]], length=256)

@@ -16,9 +16,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa import contract
 from spanqa.cli import main
+from spanqa.datasets import read_dataset
 from spanqa.manifest import Engine, Gpu, load_manifest, load_served_tokenizer
 from spanqa.packing import Bucket, Packing
-from spanqa.squad import read_squad
 from spanqa.startup import versions_in
 from spanqa.windows import WindowMaker
 from spanqa_build import check as checking
@@ -142,7 +142,7 @@ def maker(checkpoint):
 @pytest.fixture(scope="module")
 def write_gpu(checkpoint, maker, thirty_questions, tmp_path_factory):
     """Writes a version of a GPU's repository, its engines stood in for by text."""
-    warmup = warmup_from_examples(maker, read_squad(thirty_questions), BUCKETS)
+    warmup = warmup_from_examples(maker, read_dataset(thirty_questions), BUCKETS)
 
     def write(folder, engine=TENSORRT, text="plan", buckets=BUCKETS):
         scratch = tmp_path_factory.mktemp("engines")

@@ -21,9 +21,10 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from spanqa import contract
+from spanqa.datasets import read_dataset
 from spanqa.manifest import Manifest, load_served_tokenizer
 from spanqa.spans import Decoded, decode
-from spanqa.squad import Example, read_squad
+from spanqa.squad import Example
 from spanqa.windows import WindowMaker, Windows, batch_windows
 from spanqa_client.answer import Answer
 from spanqa_server.server import Server
@@ -249,7 +250,7 @@ def offline(repository: Path) -> Offline:
 def heldout() -> list[Example]:
     """Questions on the 16 held-out articles."""
     titles = set(json.loads(HELDOUT_TITLES.read_text("utf-8")))
-    return [example for example in read_squad(DATASET) if example.title in titles]
+    return [example for example in read_dataset(DATASET) if example.title in titles]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 from spanqa_client.client import QAClient
 from spanqa_server.server import Server
 
@@ -21,7 +22,7 @@ NOISE = 1.03
 @pytest.fixture(scope="module")
 def filler(tools: Any) -> list[str]:
     """The paragraphs of the dataset in their order."""
-    return list(dict.fromkeys(example.context for example in read_squad(tools.DATASET)))
+    return list(dict.fromkeys(example.context for example in read_dataset(tools.DATASET)))
 
 
 def document_ending_with(fact: str, filler: list[str], n_words: int) -> str:

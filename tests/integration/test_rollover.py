@@ -20,10 +20,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from spanqa import contract
+from spanqa.datasets import read_dataset
 from spanqa.manifest import load_manifest
 from spanqa.packing import Bucket, Packing
 from spanqa.spans import decode
-from spanqa.squad import Example, read_squad
+from spanqa.squad import Example
 from spanqa.startup import versions_in
 from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_build.repository import Network, manifest_from_checkpoint, rollback_repository, write_repository
@@ -98,7 +99,7 @@ def questions(checkpoint: Checkpoint) -> list[tuple[Example, tuple[str, str]]]:
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
     root = Path(__file__).resolve().parents[2]
     found = []
-    for example in read_squad(root / "data" / "heldout200.json")[:60]:
+    for example in read_dataset(root / "data" / "heldout200.json")[:60]:
         windows = maker.windows(example.question, example.context)
         ids = np.zeros((len(windows), int(windows.seq_lengths.max())), dtype=np.int32)
         for row in range(len(windows)):

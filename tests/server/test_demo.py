@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spanqa.cli import main
-from spanqa.squad import read_squad
+from spanqa.datasets import read_dataset
 from spanqa_server.commands.demo import DATASET, SHOWN_IDS, shown_examples
 
 
@@ -29,13 +29,13 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_shown_questions_are_the_named_ones_or_spread_with_an_unanswerable_last(dataset: Path) -> None:
-    examples = read_squad(dataset)
+    examples = read_dataset(dataset)
     assert [example.id for example in shown_examples(examples, ["q2", "q1"])] == ["q2", "q1"]
     assert [example.id for example in shown_examples(examples, ["elsewhere"])] == ["q0", "q1", "q2", "q3", "q4"]
 
 
 def test_the_bundled_dataset_holds_200_questions_and_every_shown_one() -> None:
-    examples = read_squad(DATASET)
+    examples = read_dataset(DATASET)
     assert len(examples) == 200
     assert set(SHOWN_IDS) <= {example.id for example in examples}
 

@@ -3,16 +3,10 @@
 import pytest
 import torch
 
-from spanqa.squad import read_squad
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.model import EncoderConfig, SpanModel
-
-
-@pytest.fixture(scope="session")
-def real_questions(root):
-    return read_squad(root / "data" / "heldout200.json")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ import argparse
 import random
 from pathlib import Path
 
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.negatives import make_negatives
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--n-negatives", type=int, nargs=2, default=(4_000, 1_500), help="made for the two stages")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    squad, qamr, wiki = (read_squad(path) for path in (args.squad, args.qamr, args.wiki))
+    squad, qamr, wiki = (read_dataset(path) for path in (args.squad, args.qamr, args.wiki))
     sentence_negatives, wiki_negatives = args.n_negatives
     files = {
         "sentences.json": drawn(qamr, args.n_sentences) + make_negatives(qamr, count=sentence_negatives, seed=SEED),

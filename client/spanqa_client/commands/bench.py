@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from spanqa.datasets import read_dataset
 from spanqa.errors import InputError
 from spanqa.files import write_atomically
-from spanqa.squad import read_squad
 from spanqa_client.client import QAClient
 from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
 from spanqa_client.options import Options
@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add_answering(parser)
     add_timeout(parser)
-    parser.add_argument("--dataset", metavar="FILE", required=True, help="SQuAD file whose questions are asked")
+    parser.add_argument(
+        "--dataset", metavar="FILE", required=True, help="dataset whose questions are asked, in any format"
+    )
     parser.add_argument(
         "--concurrency",
         metavar="N,N",
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     levels = _levels(args.concurrency)
     if args.questions < 1 or not args.window_s > 0:
         raise InputError(f"got --questions {args.questions} and --window-s {args.window_s}: both must be above 0")
-    examples = read_squad(args.dataset, require_answers=False)
+    examples = read_dataset(args.dataset, require_answers=False)
     # Drawn at random so that every measurement sees the same mix of lengths; seeded so that every run does.
     examples = random.Random(0).sample(examples, min(args.questions, len(examples)))  # noqa: S311 - no secrets
     with QAClient(args.url, model_name=args.model) as client:

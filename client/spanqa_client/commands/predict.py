@@ -1,4 +1,4 @@
-"""`spanqa predict`: all questions of a SQuAD file through a server."""
+"""`spanqa predict`: all questions of a dataset through a server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from spanqa.datasets import read_dataset
 from spanqa.files import write_atomically
-from spanqa.squad import Example, read_squad
+from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.client import DEFAULT_CONCURRENCY, QAClient
 from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
@@ -29,7 +30,9 @@ EXIT_SOME_FAILED = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("dataset", metavar="DATASET", help="SQuAD 1.1 or 2.0 file, plain or gzipped; answers optional")
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="SQuAD JSON, rows, JSON Lines or Parquet, plain or gzipped; answers optional"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help='write predictions: {"id": "text"}, "" for no answer')
     parser.add_argument(
         "--na-probs", metavar="FILE", help='write {"id": no-answer margin} for `spanqa score --na-probs`'
@@ -60,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask everything, write the files asked for, print the summary; 1 where some questions got no response."""
     Options(**answering(args))  # refused before a long dataset is read
-    examples = read_squad(args.dataset, require_answers=False)
+    examples = read_dataset(args.dataset, require_answers=False)
     served = _serve(args, examples)
     if args.output:
         write_atomically(args.output, json.dumps(predictions_from_run(served, forced=args.forced), ensure_ascii=False))

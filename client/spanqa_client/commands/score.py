@@ -8,8 +8,8 @@ import math
 import sys
 from typing import Any
 
+from spanqa.datasets import read_dataset
 from spanqa.errors import DataError
-from spanqa.squad import read_squad
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import DEFAULT_NA_PROB_THRESH, Report, gold_from_examples, score_predictions
 from spanqa_client.predictions import read_na_probs, read_predictions
@@ -17,7 +17,7 @@ from spanqa_client.predictions import read_na_probs, read_predictions
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("dataset", metavar="DATASET", help="SQuAD 1.1 or 2.0 file, plain or gzipped")
+    parser.add_argument("dataset", metavar="DATASET", help="SQuAD JSON, rows, JSON Lines or Parquet, plain or gzipped")
     parser.add_argument("predictions", metavar="PREDICTIONS", help='JSON {"id": "text"}, "" for no answer')
     parser.add_argument("--na-probs", metavar="FILE", help='JSON {"id": number}: no-answer probabilities or margins')
     parser.add_argument(
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Score the predictions, print the result on stdout and warnings on stderr."""
     if math.isnan(args.na_prob_thresh):
         raise DataError("--na-prob-thresh is nan: give a number")
-    questions = gold_from_examples(read_squad(args.dataset))
+    questions = gold_from_examples(read_dataset(args.dataset))
     predictions = read_predictions(args.predictions)
     na_probs = read_na_probs(args.na_probs) if args.na_probs else None
     report = score_predictions(questions, predictions, na_probs=na_probs, na_prob_thresh=args.na_prob_thresh)

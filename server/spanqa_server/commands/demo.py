@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spanqa.squad import Example, read_squad
+from spanqa.datasets import read_dataset
+from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.client import DEFAULT_CONCURRENCY, QAClient
 from spanqa_client.highlight import highlighted
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.dataset.is_file():
         raise RepositoryError(f"there is no dataset {args.dataset}: run from a source tree, or name one with --dataset")
-    examples = read_squad(args.dataset)
+    examples = read_dataset(args.dataset)
     _tell(args, "starting the server ...")
     start = time.monotonic()
     with Server(args.repository, report=lambda line: _tell(args, line)) as server:

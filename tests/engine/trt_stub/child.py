@@ -13,7 +13,7 @@ import tensorrt_bindings
 from fakes import TensorRT
 from signatures import signatures
 
-from spanqa.squad import read_squad
+from spanqa.datasets import read_dataset
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings, batch_windows
 from spanqa_build.errors import BuildError
@@ -110,7 +110,7 @@ def main():
     plans = {one.length: scratch / one.file for one in facts}
     report["caches"] = {path.name: path.read_bytes().decode() for path in (scratch / "caches").iterdir()}
     report["timed"] = engine_run.time_engine(plans[128], 128, [1, 4], n_calls=3)
-    pairs = [(example.question, example.context) for example in read_squad(job["questions"])[:30]]
+    pairs = [(example.question, example.context) for example in read_dataset(job["questions"])[:30]]
     with engine_run.network_from_engines(plans, largest_batch=4) as network:
         report["parity"] = parity(network, onnxruntime.InferenceSession(str(onnx)), pairs, job["tokenizer"])
         long = batch_windows(

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertModel, MegatronBertConfig, MegatronBertModel
 
 from spanqa.cli import main
-from spanqa.squad import read_squad
+from spanqa.datasets import read_dataset
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, read_checkpoint
 from spanqa_training.commands.negatives import write_squad
 
@@ -40,7 +40,7 @@ def specs(root):
 @pytest.fixture(scope="module")
 def twelve_questions(root, tmp_path_factory):
     path = tmp_path_factory.mktemp("questions") / "twelve.json"
-    write_squad(read_squad(root / "data" / "heldout200.json")[:12], path)
+    write_squad(read_dataset(root / "data" / "heldout200.json")[:12], path)
     return str(path)
 
 
@@ -165,7 +165,7 @@ def files_of(results):
 
 def check_files(questions, results, model):
     predictions, nbest, records = files_of(results)
-    examples = {example.id: example for example in read_squad(questions)}
+    examples = {example.id: example for example in read_dataset(questions)}
     assert list(predictions) == list(nbest) == [record["id"] for record in records] == list(examples)
     threshold = read_checkpoint(model).no_answer_threshold
     for record in records:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spanqa.datasets import iter_datasets, read_dataset, read_datasets
 from spanqa.errors import DataError
-from spanqa.squad import Example, GoldAnswer, read_squad
+from spanqa.squad import Example, GoldAnswer
 from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.batch_order import batch_order
-from spanqa_training.data.datasets import iter_datasets, read_datasets
 from spanqa_training.data.labels import NULL_POSITION, answer_pieces, kept_windows, window_labels
 
 SHORT = WindowSettings(max_seq_length=40, doc_stride=8, max_query_length=8)
@@ -164,7 +164,7 @@ def two_files(real_questions, tmp_path):
 @pytest.mark.parametrize("n_files", [1, 2])
 def test_datasets_are_joined(two_files, n_files):
     files = two_files[:n_files]
-    assert read_datasets(files) == [example for file in files for example in read_squad(file)]
+    assert read_datasets(files) == [example for file in files for example in read_dataset(file)]
 
 
 @pytest.mark.parametrize("num_samples", [1, 49, 50, 51, 99])

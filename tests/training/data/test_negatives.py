@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from spanqa.cli import main
+from spanqa.datasets import read_dataset
 from spanqa.errors import DataError
-from spanqa.squad import read_squad
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.negatives import make_negatives
 
@@ -46,7 +46,7 @@ def test_the_same_seed_makes_the_same_questions(real_questions):
 def test_what_is_written_reads_back(real_questions, tmp_path):
     made = make_negatives(real_questions, count=20, seed=1)
     write_squad(made, tmp_path / "made.json")
-    back = read_squad(tmp_path / "made.json")
+    back = read_dataset(tmp_path / "made.json")
     assert [(e.id, e.question, e.context, e.answers) for e in back] == [
         (e.id, e.question, e.context, e.answers) for e in made
     ]

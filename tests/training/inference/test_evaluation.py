@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from spanqa.cli import main
+from spanqa.datasets import read_datasets
 from spanqa.errors import DataError
 from spanqa.spans import DecodeSettings
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
-from spanqa_training.data.datasets import read_datasets
 from spanqa_training.data.feed import Share, span_loss
 from spanqa_training.data.labels import window_labels
 from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
@@ -126,7 +126,7 @@ def test_the_stored_precision_of_a_model_stays_when_its_threshold_is_fitted(tiny
     [
         ([], "restore_from: must be a checkpoint, got nothing: give -m CHECKPOINT"),
         (["-m", "nowhere"], "nowhere: no such checkpoint"),
-        (["-m", "nowhere", "-g", "0"], "-g 0: give a number of processes of at least 1"),
+        (["-m", "nowhere", "-g", "-1"], "-g -1: give a number of processes of at least 1, or 0 for one on the CPU"),
         (["-m", "nowhere", "optim.lr=1"], None),
     ],
 )

@@ -42,9 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer every question and print the scores at several thresholds."""
+    from spanqa.datasets import read_datasets
     from spanqa.windows import WindowMaker
     from spanqa_training.checkpoints.checkpoint import is_checkpoint, load_lm_head, save_checkpoint
-    from spanqa_training.data.datasets import read_datasets
     from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
     from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
     from spanqa_training.weights.model_sources import open_model, restored_path

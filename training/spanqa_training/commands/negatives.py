@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spanqa.datasets import read_dataset
 from spanqa.errors import DataError
 from spanqa.files import write_atomically
-from spanqa.squad import Example, read_squad
+from spanqa.squad import Example
 from spanqa_training.data.negatives import make_negatives
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"--count {args.count}: give how many questions to make, 1 or more")
     if Path(args.output).resolve() == Path(args.dataset).resolve():
         raise DataError(f"{args.output}: is the dataset itself, which would be lost: give another file with -o")
-    made = make_negatives(read_squad(args.dataset), count=args.count, seed=args.seed)
+    made = make_negatives(read_dataset(args.dataset), count=args.count, seed=args.seed)
     write_squad(made, Path(args.output))
     n_moved = sum(example.id.startswith("moved-") for example in made)
     asked = "" if len(made) == args.count else f" of the {args.count:,} asked for, as the dataset yields no more"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
+from spanqa.datasets import read_datasets
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_training.checkpoints.checkpoint import Checkpoint, check_target
 from spanqa_training.commands.arguments import Request, note, request_from_args
 from spanqa_training.console import tell
-from spanqa_training.data.datasets import read_datasets
 from spanqa_training.data.window_index import build_or_open_index
 from spanqa_training.data.windowing import windows_of_examples
 from spanqa_training.errors import SpecError

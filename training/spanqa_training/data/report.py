@@ -13,11 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
+from spanqa.datasets import iter_datasets
 from spanqa.errors import DataError
 from spanqa.examples import Example, OnDefect, holds_word
 from spanqa.tokenization import Pieces, Tokenizer
 from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker
-from spanqa_training.data.datasets import iter_datasets
 from spanqa_training.data.labels import NULL_POSITION, answer_pieces, window_labels
 from spanqa_training.data.length_counts import Bar, LengthCounts, LengthSummary
 from spanqa_training.data.windowing import CutExample, cut_examples

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from spanqa.datasets import iter_placed_dataset
 from spanqa.errors import DataError, SettingsError
 from spanqa.examples import PlacedExample
 from spanqa.folder_swap import replace_folder
 from spanqa.json_fields import join
 from spanqa.tokenization import Pieces
 from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker, Windows, batch_windows
-from spanqa_training.data.datasets import iter_placed_dataset
 from spanqa_training.data.index_layout import (
     FILES,
     FORMAT_VERSION,

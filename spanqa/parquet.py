@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
-
-from spanqa.errors import DataError
-from spanqa.examples import OnDefect, PlacedExample, checked_examples
+from spanqa.errors import SpanqaError
+from spanqa.examples import PlacedExample, Reading
 from spanqa.json_fields import Fields
 from spanqa.jsonl import examples_from_rows
 
@@ -20,30 +17,32 @@ _BATCH_ROWS = 1000
 _BUFFER_BYTES = 1 << 20
 
 
-def iter_parquet(path: Path, *, require_answers: bool, on_defect: OnDefect | None) -> Iterator[PlacedExample]:
+def examples_from_parquet(path: Path, reading: Reading) -> Iterator[PlacedExample]:
     """Read a Parquet file a batch of rows at a time.
 
     Args:
         path: The file.
-        require_answers: Whether a file without the column `answers`, or a row without a value in it, is a defect.
-        on_defect: Is told of every defect, and reading goes on; without it the first is raised.
+        reading: How it is read; without the column `answers` it is refused where answers are required.
 
     Yields:
         `row N`, counted from 0, and its example.
 
     Raises:
-        DataError: Naming the file, the row and what is wrong.
+        DataError: The file is damaged, or lacks a column.
+        SpanqaError: pyarrow is not installed.
     """
-    fields = Fields(path)
-    needed = (*_NEEDED, "answers") if require_answers else _NEEDED
-    return checked_examples(
-        path,
-        lambda report: examples_from_rows(_rows(path, fields, needed), fields, require_answers, report),
-        on_defect,
-    )
+    needed = (*_NEEDED, "answers") if reading.require_answers else _NEEDED
+    return examples_from_rows(_rows(path, reading.fields, needed), reading)
 
 
 def _rows(path: Path, fields: Fields, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise SpanqaError(
+            f"{fields.at('Parquet')} is read by pyarrow, which is not installed: pip install 'spanqa[parquet]'"
+        ) from error
     number = 0
     try:
         # Without a buffer, or with reading ahead, all of a row group would be held.
@@ -58,8 +57,6 @@ def _rows(path: Path, fields: Fields, needed: tuple[str, ...]) -> Iterator[tuple
                 for row in batch.to_pylist():
                     yield f"row {number}", row
                     number += 1
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: row {number}: cannot be read as Parquet: {reason}") from error
+        raise fields.fail(f"row {number}", f"cannot be read as Parquet: {reason}") from error
