@@ -28,6 +28,12 @@ MEGATRON_FILE = "model_optim_rng.pt"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 _DEEPEST_LEVEL = 8
 
+JOIN_PARTS = (
+    "write it as one model_optim_rng.pt with Megatron-LM's own tools (tools/checkpoint/convert.py with"
+    " --target-tensor-parallel-size 1 and --target-pipeline-parallel-size 1, or the training script on one GPU with"
+    " --ckpt-convert-format torch and --ckpt-convert-save)"
+)
+
 
 def megatron_file(source: Path) -> Path | None:
     """Find the file of weights: the source itself, or in a folder where Megatron-LM keeps its latest.
@@ -37,6 +43,33 @@ def megatron_file(source: Path) -> Path | None:
     """
     if source.is_file():
         return source
+    latest = _latest_folder(source)
+    folders = (
+        source,
+        source / "mp_rank_00",
+        latest / "mp_rank_00",
+        source / "mp_rank_00_000",
+        latest / "mp_rank_00_000",
+    )
+    return next((folder / MEGATRON_FILE for folder in folders if (folder / MEGATRON_FILE).is_file()), None)
+
+
+def is_distributed(source: Path) -> bool:
+    """Whether a path is a distributed checkpoint of Megatron-Core, in parts that only it can join, or one of its parts.
+
+    Raises:
+        ImportWeightsError: The folder's tracker names no iteration.
+    """
+    if source.is_file():
+        return source.suffix == ".distcp" or (source.name == "common.pt" and is_distributed(source.parent))
+    return any(
+        next(folder.glob("*.distcp"), None) is not None
+        or all((folder / name).is_file() for name in ("common.pt", "metadata.json"))
+        for folder in (source, _latest_folder(source))
+    )
+
+
+def _latest_folder(source: Path) -> Path:
     iteration = "release"
     tracker = source / TRACKER_FILE
     if tracker.is_file():
@@ -45,8 +78,7 @@ def megatron_file(source: Path) -> Path | None:
         if said != "release" and not said.isdecimal():
             raise ImportWeightsError(f"{tracker}: holds {said!r}: it must be release or the number of an iteration")
         iteration = said if said == "release" else f"iter_{int(said):07d}"
-    folders = (source, source / "mp_rank_00", source / iteration / "mp_rank_00")
-    return next((folder / MEGATRON_FILE for folder in folders if (folder / MEGATRON_FILE).is_file()), None)
+    return source / iteration
 
 
 def zipped_megatron_files(path: Path) -> list[str]:
@@ -59,7 +91,7 @@ def zipped_megatron_files(path: Path) -> list[str]:
 
 
 def import_megatron(source: Path, options: ImportOptions) -> Imported:
-    """Take over a Megatron-LM BERT, pre-LN, with its masked-LM head if it has one; the span head is drawn.
+    """Take over a BERT of Megatron-LM or Megatron-Core, with its masked-LM head if it has one; the span head is drawn.
 
     Args:
         source: A model_optim_rng.pt, a folder of one (also of its release or latest iteration), or a zip of one.
@@ -69,6 +101,8 @@ def import_megatron(source: Path, options: ImportOptions) -> Imported:
         ImportWeightsError: It is another network, damaged, a shard, or there is no vocabulary for it.
         TokenizerError: The tokenizer cannot be used.
     """
+    if is_distributed(source):
+        raise ImportWeightsError(f"{source}: is a distributed checkpoint of Megatron-Core: {JOIN_PARTS}")
     path = megatron_file(source)
     if path is None:
         raise ImportWeightsError(f"{source}: holds no {MEGATRON_FILE}: give that file, or the folder of its release")

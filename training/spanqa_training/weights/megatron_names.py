@@ -14,6 +14,15 @@ from spanqa_training.errors import ImportWeightsError
 from spanqa_training.model import EncoderConfig
 from spanqa_training.weights.hugging_face_names import config_of_width, encoder_config_from_hugging_face, overridden
 from spanqa_training.weights.import_types import ImportOptions, Parts
+from spanqa_training.weights.megatron_core_names import (
+    MEGATRON_CORE_KEYS,
+    QKV_VERSION,
+    canonical_core_names,
+    check_core_arguments,
+    core_lm_head,
+    is_megatron_core,
+    shown,
+)
 from spanqa_training.weights.renaming import expanded_keys, layers_to_expect, matrix_shape, num_layers, renamed_weights
 from spanqa_training.weights.vocabulary import rows_without_padding
 
@@ -50,7 +59,7 @@ _OTHER_SPELLINGS = (
 LM_HEAD_KEYS = {"transform.{part}": "dense.{part}", "norm.{part}": "layernorm.{part}", "bias": "bias"}
 """The masked-LM head, below `lm_head`; later releases write `norm` for `layernorm`."""
 
-_UNUSED = re.compile(r"(pooler|lm_head|binary_head)\..*")
+_UNUSED = re.compile(r"(pooler|lm_head|binary_head|output_layer)\..*")
 
 _CONFIG_OF_ARGUMENTS = {
     "hidden_size": "hidden_size",
@@ -71,11 +80,11 @@ _OF_ACTIVATION = ("bias_gelu_fusion", "openai_gelu", "onnx_safe")
 _OTHER_COMPUTATIONS = ("apply_residual_connection_post_layernorm", "apply_layernorm_1p", "squared_relu")
 
 _LARGEST_VERSION = 1000
-_SHOWN_CHARS = 40
 
 MERGE_SHARDS = (
-    "merge the shards into one with Megatron-LM's own tools (merge_mp_partitions.py, or checkpoint_util.py with target"
-    " sizes of 1)"
+    "merge the shards into one with Megatron-LM's own tools (tools/checkpoint/convert.py with"
+    " --target-tensor-parallel-size 1 and --target-pipeline-parallel-size 1; in older releases checkpoint_util.py or"
+    " merge_mp_partitions.py)"
 )
 
 
@@ -87,7 +96,7 @@ def parts_from_megatron(
     tokenizer: Tokenizer,
     options: ImportOptions,
 ) -> Parts:
-    """Take over the weights of a Megatron-LM BERT.
+    """Take over the weights of a BERT of Megatron-LM or Megatron-Core.
 
     Args:
         weights: Dotted names -> weights, of any spelling and below any prefix.
@@ -101,16 +110,22 @@ def parts_from_megatron(
     """
     _check_arguments(arguments)
     prefix = encoder_prefix(weights)
-    encoder = {_spelled(name.removeprefix(prefix)): t for name, t in weights.items() if name.startswith(prefix)}
-    source = {**_config_of_shapes(encoder), **_config_of_arguments(arguments)}
+    below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    core = is_megatron_core(below)
+    if core:
+        check_core_arguments(arguments)
+        keys, version, encoder = MEGATRON_CORE_KEYS, QKV_VERSION, canonical_core_names(below)
+    else:
+        keys, encoder = MEGATRON_KEYS, {_spelled(name): tensor for name, tensor in below.items()}
+    source = {**_config_of_shapes(encoder, keys), **_config_of_arguments(arguments)}
     n_tokens = rows_without_padding(len(encoder[WORD_EMBEDDING]), tokenizer)
     config = encoder_config_from_hugging_face(
         {**overridden(source, options), "model_type": "megatron-bert", "vocab_size": n_tokens}
     )
     encoder.setdefault(_TYPES, torch.zeros(config.type_vocab_size, matrix_shape(encoder, WORD_EMBEDDING)[1]))
-    lm_head = _lm_head(weights, prefix, config.vocab_size)
+    lm_head = _lm_head(core_lm_head(weights, prefix) if core else weights, prefix, config.vocab_size)
     n_layers = layers_to_expect(config.num_layers, encoder, _LAYER)
-    ours = renamed_weights(encoder, expanded_keys(MEGATRON_KEYS, n_layers), unused=_UNUSED)
+    ours = renamed_weights(encoder, expanded_keys(keys, n_layers), unused=_UNUSED)
     ours["embeddings.word.weight"] = ours["embeddings.word.weight"][: config.vocab_size].clone()
     _split_attention(ours, version, config)
     return Parts(config=config, encoder=ours, lm_head=lm_head)
@@ -136,15 +151,10 @@ def checkpoint_version(value: object) -> float:
         ImportWeightsError: It is no number, or none that a version can be.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ImportWeightsError(f"checkpoint_version is {_shown(value)}: it must be a number")
+        raise ImportWeightsError(f"checkpoint_version is {shown(value)}: it must be a number")
     if not 0 <= (value or 0) < _LARGEST_VERSION:
         raise ImportWeightsError(f"checkpoint_version must be a number from 0 to {_LARGEST_VERSION}: it is damaged")
     return float(value or 0)
-
-
-def _shown(value: object) -> str:
-    """A value of unknown kind in a few words."""
-    return repr(value) if isinstance(value, str | bool) and len(repr(value)) < _SHOWN_CHARS else type(value).__name__
 
 
 def encoder_prefix(weights: Mapping[str, Tensor]) -> str:
@@ -215,12 +225,13 @@ def _spelled(name: str) -> str:
     return name
 
 
-def _config_of_shapes(encoder: Mapping[str, Tensor]) -> dict[str, Any]:
+def _config_of_shapes(encoder: Mapping[str, Tensor], keys: Mapping[str, str]) -> dict[str, Any]:
     """What the weights alone say of the architecture, in Hugging Face's keys."""
+    expand = keys["layers.{layer}.expand.{part}"].format(layer=0, part="weight")
     return {
         **config_of_width(matrix_shape(encoder, WORD_EMBEDDING)[1]),
         "num_hidden_layers": num_layers(encoder, _LAYER),
-        "intermediate_size": matrix_shape(encoder, "encoder.layers.0.mlp.dense_h_to_4h.weight")[0],
+        "intermediate_size": matrix_shape(encoder, expand)[0],
         "max_position_embeddings": matrix_shape(encoder, _POSITIONS)[0],
         "type_vocab_size": matrix_shape(encoder, _TYPES)[0] if _TYPES in encoder else 2,
         "layer_norm_eps": LAYER_NORM_EPS,
@@ -235,7 +246,7 @@ def _config_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in (*_CONFIG_OF_ARGUMENTS, *_PARALLEL, *_OTHER_COMPUTATIONS, *_OF_ACTIVATION):
         if not isinstance(arguments.get(name), int | float | str | None):
-            raise ImportWeightsError(f"{name} is {_shown(arguments[name])}: it must be a number, or true or false")
+            raise ImportWeightsError(f"{name} is {shown(arguments[name])}: it must be a number, or true or false")
     for name in _PARALLEL:
         if (arguments.get(name) or 1) != 1:
             raise ImportWeightsError(f"is one of several shards ({name} is {arguments[name]}): {MERGE_SHARDS}")

@@ -12,7 +12,7 @@ from spanqa_training.errors import CheckpointError, ImportWeightsError
 from spanqa_training.weights.hugging_face import CONFIG_FILE, import_hugging_face
 from spanqa_training.weights.hugging_face_names import encoder_config_from_hugging_face
 from spanqa_training.weights.import_types import Imported, ImportOptions
-from spanqa_training.weights.megatron import import_megatron, megatron_file, zipped_megatron_files
+from spanqa_training.weights.megatron import import_megatron, is_distributed, megatron_file, zipped_megatron_files
 from spanqa_training.weights.nemo import import_nemo
 from spanqa_training.weights.torch_file import is_torch_file, what_it_may_be
 
@@ -74,8 +74,8 @@ def _importer(source: Path) -> Callable[[Path, ImportOptions], Imported] | None:
     if source.is_dir():
         if (source / CONFIG_FILE).is_file():
             return import_hugging_face
-        return import_megatron if megatron_file(source) else None
-    if is_torch_file(source) or zipped_megatron_files(source):
+        return import_megatron if megatron_file(source) or is_distributed(source) else None
+    if is_distributed(source) or is_torch_file(source) or zipped_megatron_files(source):
         return import_megatron
     return import_nemo if _is_tar(source) else None
 
