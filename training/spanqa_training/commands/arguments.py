@@ -70,7 +70,7 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     names = ("--experiment_spec", "--experiment_spec_file", "--spec")
     parser.add_argument("-e", *names, dest="spec", metavar="SPEC", help="the YAML spec")
     parser.add_argument("-m", "--model", metavar="MODEL", help="checkpoint to start from (replaces restore_from)")
-    parser.add_argument("-g", "--gpus", type=int, metavar="N", help="GPUs to use (replaces trainer.gpus)")
+    parser.add_argument("-g", "--gpus", type=int, metavar="N", help="GPUs to use, 0: the CPU (replaces trainer.gpus)")
     add_key_option(parser)
     parser.add_argument("-r", "--results_dir", "--results", dest="results", metavar="RESULTS", help="folder of results")
 
@@ -117,8 +117,8 @@ def request_from_args(
     if args.model:
         overrides.append(f"restore_from={json.dumps(args.model)}")
     if args.gpus is not None:
-        if args.gpus < 1:
-            raise SpecError(f"-g {args.gpus}: give a number of processes of at least 1")
+        if args.gpus < 0:
+            raise SpecError(f"-g {args.gpus}: give a number of processes of at least 1, or 0 for one on the CPU")
         overrides.append(f"trainer.gpus={args.gpus}")
     loaded = load_spec(args.spec, overrides, uses={"restore_from", "trainer", "model", *uses}, warn=note)
     idle = [
