@@ -153,7 +153,8 @@ def response_tensors(
         char_ends[row, :n_spans] = [span.char_end for span in one.spans]
         logits[row, :n_spans] = [span.logit for span in one.spans]
     # The margin is compared as it is sent: a client that compares again comes to the same end.
-    margins = np.array([[row.no_answer_margin] for row in decoded], dtype=np.float32)
+    margins = np.array([[row.no_answer_margin] for row in decoded])
+    margins = margins.clip(contract.LOWEST_LOGIT, -contract.LOWEST_LOGIT).astype(np.float32)
     return {
         contract.ANSWER.name: answers,
         contract.SCORE.name: scores,

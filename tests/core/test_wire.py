@@ -191,3 +191,12 @@ def test_the_margin_is_compared_as_the_wire_carries_it(threshold, has_answer):
 def test_an_infinite_threshold_always_or_never_answers(threshold, has_answer):
     arrays = response_tensors([decoded(("a", 0, 0.0, 0.5), null_logit=50.0)], [threshold], [False])
     assert arrays["HAS_ANSWER"].tolist() == [[has_answer]]
+
+
+@pytest.mark.parametrize("null_logit", [-3e38, 3e38])
+def test_no_output_is_infinite_however_large_the_logits(null_logit):
+    rows = [decoded(("a", 0, -null_logit, 0.5), ("b", 1, -null_logit, 0.5), null_logit=null_logit)]
+    arrays = response_tensors([*rows, decoded(("a", 0, 0.0, 0.5), null_logit=0.0)], [0.0, 0.0], [False, False])
+    for name in ("SCORE", "LOGIT", "NO_ANSWER_MARGIN"):
+        assert np.isfinite(arrays[name]).all()
+    assert arrays["HAS_ANSWER"].tolist() == [[null_logit < 0], [True]]
