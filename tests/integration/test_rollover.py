@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as grpc_client
 from onnx import TensorProto, helper, numpy_helper
 
 from spanqa import contract
@@ -208,6 +211,78 @@ def test_rolling_forward_and_back_under_load_loses_nothing_and_mixes_nothing(
     assert [line.split(" of ")[0] for line in reports] == ["version 2", "version 3"]
     tools.wait_until(lambda: len(server.stubs()) == 5, 20)  # nothing of an old version is left
     assert versions_in(repository / contract.ENCODER) == [1, 2, 3]
+
+
+def test_whoever_lives_through_a_roll_over_gets_the_new_versions_own_settings_from_its_first_answer(
+    tmp_path: Path, checkpoint: Checkpoint, questions: Any, tools: Any
+) -> None:
+    network = Network(path=write_network(tmp_path / "network.onnx", 1), precision="float32", facts={})
+    builds = [
+        dataclasses.replace(checkpoint, no_answer_threshold=-1e4),
+        dataclasses.replace(
+            checkpoint,
+            no_answer_threshold=1e4,
+            max_answer_tokens=2,
+            windows=WindowSettings(max_seq_length=64, doc_stride=16, max_query_length=24),
+        ),
+    ]
+    folder = tmp_path / "repository"
+
+    def add(build: Checkpoint) -> None:
+        write_repository(folder, manifest_from_checkpoint(build, network, name="table"), build, network)
+
+    def rights(build: Checkpoint) -> list[tuple[str, bool]]:
+        """What a build says of the first questions, offline: the best span, and whether it is the answer."""
+        maker = WindowMaker(build.tokenizer(), build.windows)
+        said = []
+        for example, _ in questions[:8]:
+            windows = maker.windows(example.question, example.context)
+            ids = np.zeros((len(windows), int(windows.seq_lengths.max())), dtype=np.int32)
+            for row in range(len(windows)):
+                ids[row, : windows.seq_lengths[row]] = windows.input_ids(row)
+            start, end = table_of(1)[:, ids]
+            decoded = decode(windows, example.context, start, end, max_answer_tokens=build.max_answer_tokens)
+            said.append((decoded.spans[0].text, decoded.has_answer(build.no_answer_threshold)))
+        return said
+
+    add(builds[0])
+    with Server(folder) as server, QAClient(server.url) as client:
+        plain = grpc_client.InferenceServerClient(server.url)
+        asked = [
+            lambda example: _by_client(client, example),
+            lambda example: _by_tritonclient(plain, example),
+            lambda example: _by_http(server.http_url, example),
+        ]
+        assert [[ask(example) for example, _ in questions[:8]] for ask in asked] == [rights(builds[0])] * 3
+        add(builds[1])
+        reload(server, tools)
+        assert [[ask(example) for example, _ in questions[:8]] for ask in asked] == [rights(builds[1])] * 3
+        assert client.ask(questions[0][0].question, questions[0][0].context).model_version == "2"
+    assert rights(builds[0]) != rights(builds[1])
+
+
+def _by_client(client: QAClient, example: Example) -> tuple[str, bool]:
+    answer = client.ask(example.question, example.context)
+    return answer.spans[0].text, answer.has_answer
+
+
+def _by_tritonclient(client: Any, example: Example) -> tuple[str, bool]:
+    """Triton's own client without any optional input."""
+    inputs = []
+    for tensor, text in ((contract.QUESTION, example.question), (contract.CONTEXT, example.context)):
+        inputs.append(grpc_client.InferInput(tensor.name, [1, 1], tensor.dtype))
+        inputs[-1].set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+    result = client.infer(contract.QUESTION_ANSWERING, inputs)
+    return result.as_numpy("ANSWER")[0, 0].decode(), bool(result.as_numpy("HAS_ANSWER")[0, 0])
+
+
+def _by_http(url: str, example: Example) -> tuple[str, bool]:
+    """The request that curl sends."""
+    body = json.dumps({"QUESTION": example.question, "CONTEXT": example.context}).encode()
+    place = f"http://{url}/v2/models/{contract.QUESTION_ANSWERING}/generate"
+    with urllib.request.urlopen(urllib.request.Request(place, body), timeout=30) as response:
+        said = json.load(response)
+    return said["ANSWER"], said["HAS_ANSWER"]
 
 
 def test_the_ensemble_mixes_nothing_and_our_client_loses_nothing(
