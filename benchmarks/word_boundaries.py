@@ -5,7 +5,6 @@ python benchmarks/word_boundaries.py --checkpoint training/checkpoints/spanqa-mi
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -93,7 +92,7 @@ def main() -> int:
     all_windows = windows_of_examples(examples, WindowMaker(checkpoint.tokenizer(), checkpoint.windows))
     logits = window_logits(network_from_model(model), all_windows, quiet=args.quiet)
     inputs = list(zip(all_windows, logits, strict=True))
-    threshold = checkpoint.no_answer_threshold or 0.0
+    threshold = checkpoint.no_answer_threshold
     evaluations = [
         Evaluation(
             examples=examples,
@@ -120,7 +119,7 @@ def main() -> int:
     table += [(name, "", str(found[name])) for name in ("answers_differ", "best_spans_differ", "won", "lost")]
     table += [("; ".join(dict.fromkeys(p["gold"])), p["parts"], p["whole"]) for p in found["examples"]]
     print_result(found, table, as_json=args.json)
-    return 0 if math.isfinite(threshold) else 1
+    return 0
 
 
 if __name__ == "__main__":
