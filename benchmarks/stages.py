@@ -82,8 +82,14 @@ class Difference:
 
 
 def _said_from_logits(checkpoint: Checkpoint, windows: Windows, context: str, logits: Logits) -> Said:
-    longest = min(checkpoint.max_answer_tokens, windows.room)
-    decoded = decode(windows, context, *logits, max_answer_tokens=longest, temperature=checkpoint.temperature)
+    decoded = decode(
+        windows,
+        context,
+        *logits,
+        max_answer_tokens=checkpoint.max_answer_tokens,
+        temperature=checkpoint.temperature,
+        word_boundaries=checkpoint.word_boundaries,
+    )
     best = decoded.spans[0]
     return Said(
         text=best.text,

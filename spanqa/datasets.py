@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from spanqa.errors import DataError
 from spanqa.examples import Example, Mend, OnDefect, PlacedExample, Reading, checked_examples, raise_defect
 from spanqa.json_fields import Fields, join, shortened
+from spanqa.json_stream import byte_chunks
 from spanqa.squad import examples_from_json
 
 _PARQUET_MAGIC = b"PAR1"
@@ -78,6 +78,9 @@ def _is_parquet(path: Path) -> bool:
     """Whether a file is Parquet, by its name or its first bytes; a gzipped one by what is in it."""
     if path.name.lower().removesuffix(".gz").endswith(".parquet"):
         return True
+    # What is read from a pipe is gone, and Parquet is read from its end.
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(len(_PARQUET_MAGIC))
@@ -96,19 +99,19 @@ def _examples_from_parquet(path: Path, reading: Reading) -> Iterator[PlacedExamp
     try:
         with path.open("rb") as file:
             is_packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        if not is_packed:
-            yield from examples_from_parquet(path, reading)
-            return
-        # Parquet is read from its end: it cannot be unpacked on the way.
-        with tempfile.NamedTemporaryFile(suffix=".parquet") as unpacked:
-            with gzip.open(path) as packed:
-                shutil.copyfileobj(packed, unpacked)
-            unpacked.flush()
-            yield from examples_from_parquet(Path(unpacked.name), reading)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    if not is_packed:
+        yield from examples_from_parquet(path, reading)
+        return
+    # Parquet is read from its end: it cannot be unpacked on the way. A full disk is no fault of the dataset's.
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as unpacked:
+        for chunk in byte_chunks(path):
+            unpacked.write(chunk)
+        unpacked.flush()
+        yield from examples_from_parquet(Path(unpacked.name), reading)
 
 
 def iter_datasets(

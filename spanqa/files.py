@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from spanqa.errors import DataError
 
@@ -20,6 +23,21 @@ def write_atomically(path: str | Path, text: str, *, make_folder: bool = False) 
     Raises:
         DataError: The place cannot be written to.
     """
+    with open_atomically(path, make_folder=make_folder) as file:
+        file.write(text)
+
+
+@contextmanager
+def open_atomically(path: str | Path, *, make_folder: bool = False) -> Iterator[IO[str]]:
+    """Open a text file in UTF-8 to write; it takes its place when it is closed, and none after an error.
+
+    Args:
+        path: The file.
+        make_folder: Whether to make its folder where there is none.
+
+    Raises:
+        DataError: The place cannot be written to.
+    """
     path = Path(path)
     try:
         if make_folder:
@@ -27,7 +45,7 @@ def write_atomically(path: str | Path, text: str, *, make_folder: bool = False) 
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+                yield file
             # mkstemp makes files for the owner only; what users get follows their umask.
             umask = os.umask(0)
             os.umask(umask)

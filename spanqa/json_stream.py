@@ -60,7 +60,7 @@ def text_chunks(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     mark = "\ufeff"
     n_bytes = 0
-    for raw in _byte_chunks(path):
+    for raw in byte_chunks(path):
         # The decoder still holds the first bytes of a character that the last chunk cut in two.
         decoded_from = n_bytes - len(decoder.getstate()[0])
         try:
@@ -76,8 +76,12 @@ def text_chunks(path: Path) -> Iterator[str]:
             mark = ""
 
 
-def _byte_chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, unpacked where it is gzipped; an empty chunk marks its end."""
+def byte_chunks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, unpacked where it is gzipped; an empty chunk marks its end.
+
+    Raises:
+        DataError: It cannot be opened, or is damaged.
+    """
     try:
         with path.open("rb") as file:
             packed = file.peek(2)[:2] == _GZIP_MAGIC

@@ -156,7 +156,7 @@ def _answers_in_columns(reading: Reading, row: Any, place: str, context: str) ->
             reading,
             context,
             (fields.checked(text, at_text, str), at_text),
-            (fields.checked(start, at_start, int), at_start),
+            (-1 if reading.mend and start is None else fields.checked(start, at_start, int), at_start),
         )
         for (at_text, text), (at_start, start) in zip(texts, starts, strict=True)
     )

@@ -1,7 +1,11 @@
 """One way to open a dataset: the same questions from every format, plain or gzipped, ids and titles as people write."""
 
+import errno
 import gzip
 import json
+import os
+import resource
+import signal
 import sys
 
 import pytest
@@ -128,3 +132,40 @@ def test_where_the_library_of_parquet_is_missing_one_sentence_names_its_extra(tm
         SpanqaError, match=r"questions.parquet: Parquet is read by pyarrow, .* pip install 'spanqa\[parquet\]'"
     ):
         read_dataset(path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzipped"])
+def test_a_pipe_is_read_once(pack):
+    reader, writer = os.pipe()
+    os.write(writer, pack(json.dumps(squad()).encode()))
+    os.close(writer)
+    try:
+        assert [example.id for example in read_dataset(f"/dev/fd/{reader}")] == ["1", "2", "3"]
+    finally:
+        os.close(reader)
+
+
+def test_a_full_disk_is_no_fault_of_a_gzipped_dataset(tmp_path):
+    path = tmp_path / "questions.parquet.gz"
+    parquet(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            read_dataset(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_an_answer_in_columns_may_lack_its_own_offset_where_it_is_mended(tmp_path):
+    path = tmp_path / "rows.json"
+    first = rows(columns)[0]
+    path.write_text(json.dumps([{**first, "answers": {"text": ["1907"], "answer_start": [None]}}]))
+    with pytest.raises(DataError, match=r"answer_start\[0\]: expected an integer, got null"):
+        read_dataset(path)
+    mended = iter_placed_dataset(path, mend=lambda context, text, _: GoldAnswer(text, context.index(text)))
+    assert [example.answers for _, example in mended] == [(GoldAnswer("1907", 24),)]

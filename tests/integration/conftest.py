@@ -93,8 +93,9 @@ class Offline:
             start,
             end,
             n_best=top_n,
-            max_answer_tokens=min(settings.max_answer_tokens, windows.room),
+            max_answer_tokens=settings.max_answer_tokens,
             temperature=settings.temperature,
+            word_boundaries=settings.word_boundaries,
         )
 
     def right(self, question: str, context: str, top_n: int = 1) -> Right:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.errors import DataError, SettingsError
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
+from spanqa_training.data.repair import LIST_SUFFIX, Repair, repair_files
 from spanqa_training.data.report import report_from_files
 from spanqa_training.data.report_table import table_from_report
 
@@ -32,12 +34,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-defects", type=int, default=20, metavar="N", help="defects shown; all are counted (default: %(default)s)"
     )
+    parser.add_argument(
+        "--repair",
+        metavar="OUT",
+        help="write a mended copy, SQuAD 2.0 JSON, and OUT.repairs.jsonl, which lists what was mended or left out",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the files once, print the report, and fail where there are defects."""
+    """Read the files once, print the report, and fail where there are defects; or mend what can be mended."""
+    if args.repair:
+        repair = repair_files(args.files, Path(args.repair), quiet=args.quiet)
+        print(json.dumps(repair.to_dict(), indent=2) if args.json else repair_table(repair, args.repair))
+        return 0
     maker, max_answer_tokens = _window_maker(args)
     report = report_from_files(
         args.files, maker, max_answer_tokens=max_answer_tokens, max_defects=args.max_defects, quiet=args.quiet
@@ -49,6 +60,15 @@ def run(args: argparse.Namespace) -> int:
             f"{report.n_defects:,} {noun} in {', '.join(report.files)}: mend what the report names, or leave it out"
         )
     return 0
+
+
+def repair_table(repair: Repair, output: str) -> str:
+    """Lay a repair out to read."""
+    lines = [f"{output}: {repair.n_questions:,} questions; {output}{LIST_SUFFIX} lists each change"]
+    for title, counts in (("answers mended", repair.mended), ("left out", repair.left_out)):
+        lines.append(f"{title:<16}{counts.total():>8,}")
+        lines += [f"  {count:>22,}  {reason}" for reason, count in counts.most_common()]
+    return "\n".join(lines)
 
 
 def _window_maker(args: argparse.Namespace) -> tuple[WindowMaker | None, int]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from spanqa.datasets import read_datasets
+from spanqa.errors import DataError
+from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_training.checkpoints.checkpoint import Checkpoint, check_target
@@ -30,6 +34,7 @@ from spanqa_training.spec.schema import PRECISIONS, DataSpec, Spec
 from spanqa_training.weights.model_sources import base_model
 
 _INDEX = "index"
+BAD_EXAMPLES_FILE = "bad_examples.jsonl"
 _ENDINGS = (".tlt", "")
 
 
@@ -59,7 +64,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     checkpoint = dataclasses.replace(
         checkpoint,
         max_answer_tokens=asked.max_answer_tokens,
-        word_boundaries=asked.word_boundaries,
+        word_boundaries=spec.model.dataset.word_boundaries is not False,
         spec=spec_yaml(spec),
     )
     # What cannot be validated is told before training, not after its first epoch.
@@ -114,20 +119,63 @@ def _note_precision(spec: Spec) -> None:
 def _index(request: Request, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool) -> Path:
     """Index the training windows below the results; gives the index's folder."""
     settings = request.spec.model.dataset
-    with build_or_open_index(
-        dataset.file,
-        WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
-        folder=request.results / _INDEX,
-        keep_doc_spans=settings.keep_doc_spans,
-        num_samples=dataset.num_samples,
-        allow_unanswerable=settings.version_2_with_negative is not False,
-        quiet=quiet,
-    ) as index:
+    bad = BadExamples(request.results / BAD_EXAMPLES_FILE) if dataset.bad_examples == "skip" else None
+    with (
+        _naming_check_data(dataset.file),
+        build_or_open_index(
+            dataset.file,
+            WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
+            folder=request.results / _INDEX,
+            keep_doc_spans=settings.keep_doc_spans,
+            num_samples=dataset.num_samples,
+            allow_unanswerable=settings.version_2_with_negative is not False,
+            on_defect=bad.add if bad else None,
+            quiet=quiet,
+        ) as index,
+    ):
+        if bad:
+            bad.tell_and_write()
         tell(
             f"{index.n_questions:,} questions, {index.n_unanswerable:,} without an answer; "
             f"{index.n_windows:,} windows, {index.n_positive:,} with one"
         )
         return index.folder
+
+
+class BadExamples:
+    """Questions left out of training, told and written down once the index is built.
+
+    Args:
+        path: The list, one JSON object a line; one that an earlier run wrote stays where its index is used again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._defects: list[str] = []
+
+    def add(self, defect: DataError) -> None:
+        """Take a defect."""
+        self._defects.append(str(defect))
+
+    def tell_and_write(self) -> None:
+        """Write the list, and tell how many."""
+        if not self._defects:
+            return
+        lines = (json.dumps({"defect": defect}, ensure_ascii=False) + "\n" for defect in self._defects)
+        write_atomically(self._path, "".join(lines), make_folder=True)
+        note(f"{len(self._defects):,} bad examples are left out of training: {self._path} lists them")
+
+
+@contextmanager
+def _naming_check_data(files: Sequence[str]) -> Iterator[None]:
+    """Name the command that shows all defects where the first one ends the preparation."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{error} (`spanqa check-data {' '.join(files)}` shows all; its --repair mends what it can, and "
+            "training_ds.bad_examples=skip leaves bad examples out)"
+        ) from error
 
 
 def _origin(index: Path, validation: Sequence[Example], model: SpanModel) -> dict[str, str]:

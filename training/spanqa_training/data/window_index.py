@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from spanqa.datasets import iter_placed_dataset
 from spanqa.errors import DataError, SettingsError
-from spanqa.examples import PlacedExample
+from spanqa.examples import OnDefect, PlacedExample, raise_defect
 from spanqa.folder_swap import replace_folder
 from spanqa.json_fields import join
 from spanqa.tokenization import Pieces
@@ -141,6 +141,7 @@ def build_or_open_index(
     keep_doc_spans: str = "all",
     num_samples: int = -1,
     allow_unanswerable: bool = True,
+    on_defect: OnDefect | None = None,
     quiet: bool = True,
 ) -> TrainingIndex:
     """Open the index of a training set, and build it first where there is none for just this content and settings.
@@ -152,6 +153,8 @@ def build_or_open_index(
         keep_doc_spans: Windows to train on, as in `kept_windows`.
         num_samples: Questions taken, the first over all files; -1 for all.
         allow_unanswerable: Whether a question may have no answer.
+        on_defect: Is told of questions with a defect while the index is built, and they are left out; without it the
+            first ends it.
         quiet: Whether to hide the progress bar.
 
     Raises:
@@ -163,13 +166,15 @@ def build_or_open_index(
         raise SettingsError(f"keep_doc_spans is {keep_doc_spans!r}: give one of {', '.join(KEEP_DOC_SPANS)}")
     paths = [Path(file) for file in files]
     selection = {"keep_doc_spans": keep_doc_spans, "num_samples": num_samples, "allow_unanswerable": allow_unanswerable}
+    if on_defect:
+        selection["bad_examples"] = "skip"
     key = _key(paths, maker, selection)
     target = Path(os.path.abspath(folder)) / key
 
     def write(new: Path) -> None:
-        examples = _examples(paths, num_samples, allow_unanswerable)
+        examples = _examples(paths, num_samples, allow_unanswerable, on_defect)
         with tqdm(examples, desc="indexing", unit=" questions", disable=True if quiet else None) as bar:
-            header = write_index(new, cut_examples(bar, maker), maker, keep_doc_spans)
+            header = write_index(new, cut_examples(bar, maker, on_defect or raise_defect), maker, keep_doc_spans)
         if not header.n_windows:
             raise RunError(
                 f"keep_doc_spans={keep_doc_spans} leaves no window to train on (questions read: {header.n_questions}): "
@@ -205,8 +210,14 @@ def _content_sha256(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _examples(paths: Sequence[Path], num_samples: int, allow_unanswerable: bool) -> Iterator[PlacedExample]:
-    placed = ((f"{path}: {place}", example) for path in paths for place, example in iter_placed_dataset(path))
+def _examples(
+    paths: Sequence[Path], num_samples: int, allow_unanswerable: bool, on_defect: OnDefect | None
+) -> Iterator[PlacedExample]:
+    placed = (
+        (f"{path}: {place}", example)
+        for path in paths
+        for place, example in iter_placed_dataset(path, on_defect=on_defect)
+    )
     for place, example in placed if num_samples < 0 else islice(placed, num_samples):
         if not (allow_unanswerable or example.answers):
             raise DataError(

@@ -22,7 +22,7 @@ class ModelDatasetSpec:
     max_answer_length: int | None = None
     """Longest answer in word pieces (30)."""
     word_boundaries: bool | None = None
-    """Whether answers begin and end where words do (false)."""
+    """Whether answers begin and end where words do (true for what is trained; a model from elsewhere keeps its own)."""
     version_2_with_negative: bool | None = None
     """Whether a question may have no answer (true); false answers every question."""
     null_score_diff_threshold: float | None = None

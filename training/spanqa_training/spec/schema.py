@@ -17,6 +17,7 @@ ACCELERATORS = ("ddp", "auto", "gpu", "cpu")
 DTYPES = ("float32", "float16")
 _SEEDS = 1 << 32
 """Seeds that torch and numpy take alike."""
+BAD_EXAMPLES = ("stop", "skip")
 EXPORT_FORMATS = ("ONNX", "RIVA", "JARVIS", "HF")
 
 
@@ -94,10 +95,15 @@ class DataSpec:
     """In place of model.dataset.pin_memory."""
     drop_last: bool | None = None
     """In place of model.dataset.drop_last."""
+    bad_examples: str = "stop"
+    """What a question with a defect does to training: stop, or skip, which lists it in RESULTS/bad_examples.jsonl."""
     output_prediction_file: str = "prediction.txt"
     """What `spanqa infer` names the file of answers."""
     output_nbest_file: str = "nbest.txt"
     """What it names the file of the best spans."""
+
+    def __post_init__(self) -> None:
+        check_spec(self.bad_examples in BAD_EXAMPLES, "bad_examples", " or ".join(BAD_EXAMPLES), self.bad_examples)
 
 
 @dataclass(frozen=True, kw_only=True)

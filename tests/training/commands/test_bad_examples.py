@@ -1,0 +1,59 @@
+"""Bad examples in training data: the first one ends it, naming what shows all, unless they are to be skipped."""
+
+import json
+
+import pytest
+
+from spanqa.cli import main
+
+
+@pytest.fixture
+def bad_file(fifty_questions, tmp_path):
+    document = json.loads(fifty_questions.read_text())
+    first = next(qa for article in document["data"] for p in article["paragraphs"] for qa in p["qas"] if qa["answers"])
+    first["answers"][0]["text"] = "not in there"
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def train(still_checkpoint, bad_file, fifty_questions, tmp_path, capsys):
+    def run(*overrides):
+        files = [f"training_ds.file={bad_file}", f"validation_ds.file={fifty_questions}"]
+        limits = [
+            "trainer.max_steps=1",
+            "training_ds.batch_size=4",
+            "model.dataset.num_workers=0",
+            "trainer.precision=32",
+        ]
+        command = ["train", "-m", still_checkpoint, "-r", tmp_path / "results", *files, *limits, *overrides, "--quiet"]
+        status = main([str(part) for part in command])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def test_training_stops_at_the_first_and_names_the_command_that_shows_all(train, bad_file):
+    status, err = train()
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "not in there" in err
+    assert f"`spanqa check-data {bad_file}` shows all" in err
+
+
+def test_skipped_ones_are_counted_and_written_down(train, tmp_path):
+    status, err = train("training_ds.bad_examples=skip")
+    assert status == 0
+    listed = tmp_path / "results" / "bad_examples.jsonl"
+    assert f"1 bad examples are left out of training: {listed} lists them" in err
+    (line,) = listed.read_text().splitlines()
+    assert "not in there" in json.loads(line)["defect"]
+    assert "49 questions" in err
+
+
+def test_another_word_than_stop_or_skip_is_refused(train):
+    status, err = train("training_ds.bad_examples=ignore")
+    assert status == 2
+    assert "bad_examples" in err
+    assert "stop or skip" in err
