@@ -3,6 +3,7 @@
 * SpanqaError: anything a user can mend; commands print it as one line and exit with 2
   x InputError: a question, context or setting of one request
   x DataError: a dataset file
+    - DamagedFileError: what ends its reading, not one question of it
   x TokenizerError: a tokenizer's files
   x SettingsError: settings that contradict each other or the model
   x LogitsError: a network's output that does not fit its windows, or is not finite
@@ -19,6 +20,10 @@ class InputError(SpanqaError):
 
 class DataError(SpanqaError):
     """A dataset file is not what its format asks for."""
+
+
+class DamagedFileError(DataError):
+    """A dataset file cannot be read, or not to its end: what follows in it is unknown."""
 
 
 class TokenizerError(SpanqaError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spanqa.errors import DataError
+from spanqa.errors import DamagedFileError, DataError
 from spanqa.json_fields import Fields, join, shortened
 
 _SORTED_AT_ONCE = 1 << 16
@@ -105,6 +105,7 @@ def checked_examples(
         path: The file, for its name in errors.
         reader: Reads it.
         on_defect: Is told of every defect, and reading goes on where that is possible; without it the first is raised.
+            What ends the reading is a DamagedFileError.
         check_ids: Whether an id that stands twice is a defect.
 
     Raises:
@@ -125,7 +126,7 @@ def checked_examples(
         if not hashes and not told:
             raise DataError(f"{path}: holds no question: expected data[].paragraphs[].qas[], or one row a question")
     except DataError as defect:
-        tell(defect)
+        tell(DamagedFileError(str(defect)))
     for repeated in _repeated_ids(path, reader, hashes) if check_ids else ():
         tell(repeated)
 

@@ -46,7 +46,7 @@ def test_skipped_ones_are_counted_and_written_down(train, tmp_path):
     status, err = train("training_ds.bad_examples=skip")
     assert status == 0
     listed = tmp_path / "results" / "bad_examples.jsonl"
-    assert f"1 bad examples are left out of training: {listed} lists them" in err
+    assert f"bad examples left out of training: 1, listed in {listed}" in err
     (line,) = listed.read_text().splitlines()
     assert "not in there" in json.loads(line)["defect"]
     assert "49 questions" in err
@@ -57,3 +57,37 @@ def test_another_word_than_stop_or_skip_is_refused(train):
     assert status == 2
     assert "bad_examples" in err
     assert "stop or skip" in err
+
+
+def test_a_resumed_run_lists_them_again(train, tmp_path):
+    train("training_ds.bad_examples=skip", "trainer.max_steps=2")
+    listed = tmp_path / "results" / "bad_examples.jsonl"
+    first = listed.read_text()
+    listed.unlink()
+    status, err = train("training_ds.bad_examples=skip", "trainer.max_steps=2")
+    assert status == 0
+    assert "bad examples left out of training: 1" in err
+    assert listed.read_text() == first
+
+
+def test_a_question_whose_id_stands_twice_is_left_out_and_not_trained_on(train, bad_file, tmp_path):
+    document = json.loads(bad_file.read_text())
+    qas = document["data"][0]["paragraphs"][0]["qas"]
+    qas.append(qas[-1])
+    bad_file.write_text(json.dumps(document))
+    status, err = train("training_ds.bad_examples=skip")
+    assert status == 0
+    assert "bad examples left out of training: 2" in err
+    assert "49 questions" in err
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["missing", "cut off"])
+def test_a_file_that_cannot_be_read_to_its_end_is_no_bad_example(train, bad_file, cut):
+    if cut:
+        bad_file.write_text(bad_file.read_text()[:-2000])
+    else:
+        bad_file.unlink()
+    status, err = train("training_ds.bad_examples=skip")
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "check-data" not in err

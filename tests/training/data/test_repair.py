@@ -39,6 +39,8 @@ def test_an_answer_gets_the_offset_that_is_meant(context, text, start, found):
         ("Café Central", "Cafe\u0301", "Café"),
         ("a \ufb01ne day", "fine day", "\ufb01ne day"),
         ("one\n two", " one two ", "one\n two"),
+        ("\u1109\u1165\u110b\u116e\u11af city", "서울", "\u1109\u1165\u110b\u116e\u11af"),
+        ("서울 city", "\u1109\u1165\u110b\u116e\u11af", "서울"),
         ("①2 km", "12 km", "①2 km"),
     ],
 )
@@ -79,6 +81,7 @@ def broken(tmp_path):
         qa("right", ("1907", 24)),
         qa("right", ("1950", 41)),
         qa("none"),
+        qa("without a word", question="\u200e"),
         {"id": "blank", "question": " ", "answers": []},
     ]
     first, second = tmp_path / "first.json", tmp_path / "second.jsonl"
@@ -101,10 +104,11 @@ def test_a_mended_copy_has_no_defect_and_each_change_is_listed(broken, tmp_path)
     assert repair.left_out == {
         "a defect that cannot be mended": 3,
         "an exact duplicate": 1,
+        "a question or context without a word": 1,
         "its id belongs to another question": 1,
     }
     listed = [json.loads(line) for line in (tmp_path / "mended.json.repairs.jsonl").read_text().splitlines()]
-    assert len(listed) == 7
+    assert len(listed) == 8
     moved = next(entry for entry in listed if entry.get("id") == "moved")
     assert moved["before"] == {"text": "1907", "answer_start": 3}
     assert moved["after"] == {"text": "1907", "answer_start": 24}
@@ -114,7 +118,7 @@ def test_a_mended_copy_has_no_defect_and_each_change_is_listed(broken, tmp_path)
 def test_a_repair_that_fails_leaves_the_old_copy(broken, tmp_path):
     output = tmp_path / "mended.json"
     output.write_text("old")
-    with pytest.raises(DataError, match=r"no question is left after repair: nothing was written$"):
+    with pytest.raises(DataError, match=r"missing.json: no such file$"):
         repair_files([tmp_path / "missing.json"], output)
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "mended.json", "second.jsonl"]
@@ -132,8 +136,23 @@ def test_check_data_repairs_and_says_what_it_did(broken, tmp_path, capsys):
     assert main(["check-data", *map(str, broken), "--repair", str(output), "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{output}: 5 questions; {output}.repairs.jsonl lists each change")
-    assert "left out               5" in shown
+    assert "left out               6" in shown
     assert main(["check-data", str(output), "--quiet"]) == 0
     capsys.readouterr()
     assert main(["check-data", *map(str, broken), "--repair", str(output), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == 5
+
+
+def test_a_file_that_is_cut_off_is_not_copied_in_part(broken, tmp_path):
+    output = tmp_path / "mended.json"
+    output.write_text("old")
+    broken[0].write_text(broken[0].read_text()[:-20])
+    with pytest.raises(DataError, match=r"first\.json: line 1 column"):
+        repair_files(broken, output)
+    assert output.read_text() == "old"
+
+
+def test_a_file_that_is_given_twice_counts_once(broken, tmp_path):
+    output = tmp_path / "mended.json"
+    assert repair_files([broken[0], broken[0]], output).n_questions == 4
+    assert len(read_dataset(output)) == 4

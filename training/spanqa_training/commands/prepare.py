@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from spanqa.datasets import read_datasets
-from spanqa.errors import DataError
-from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
 from spanqa_training.checkpoints.checkpoint import Checkpoint, check_target
 from spanqa_training.commands.arguments import Request, note, request_from_args
 from spanqa_training.console import tell
+from spanqa_training.data.bad_examples import LEFT_OUT_FILE, copy_left_out, stop_naming_check_data
 from spanqa_training.data.window_index import build_or_open_index
 from spanqa_training.data.windowing import windows_of_examples
 from spanqa_training.errors import SpecError
@@ -34,7 +31,6 @@ from spanqa_training.spec.schema import PRECISIONS, DataSpec, Spec
 from spanqa_training.weights.model_sources import base_model
 
 _INDEX = "index"
-BAD_EXAMPLES_FILE = "bad_examples.jsonl"
 _ENDINGS = (".tlt", "")
 
 
@@ -69,7 +65,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     )
     # What cannot be validated is told before training, not after its first epoch.
     windows_of_examples(validation, WindowMaker(checkpoint.tokenizer(), checkpoint.windows))
-    index = _index(request, dataset, checkpoint, args.quiet)
+    index = _index(request, section, dataset, checkpoint, args.quiet)
     return TrainingRun(
         spec=spec,
         dataset=dataset,
@@ -116,66 +112,28 @@ def _note_precision(spec: Spec) -> None:
         note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in bf16 on the CPU")
 
 
-def _index(request: Request, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool) -> Path:
+def _index(request: Request, section: str, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool) -> Path:
     """Index the training windows below the results; gives the index's folder."""
     settings = request.spec.model.dataset
-    bad = BadExamples(request.results / BAD_EXAMPLES_FILE) if dataset.bad_examples == "skip" else None
-    with (
-        _naming_check_data(dataset.file),
-        build_or_open_index(
-            dataset.file,
-            WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
-            folder=request.results / _INDEX,
-            keep_doc_spans=settings.keep_doc_spans,
-            num_samples=dataset.num_samples,
-            allow_unanswerable=settings.version_2_with_negative is not False,
-            on_defect=bad.add if bad else None,
-            quiet=quiet,
-        ) as index,
-    ):
-        if bad:
-            bad.tell_and_write()
+    with build_or_open_index(
+        dataset.file,
+        WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
+        folder=request.results / _INDEX,
+        keep_doc_spans=settings.keep_doc_spans,
+        num_samples=dataset.num_samples,
+        allow_unanswerable=settings.version_2_with_negative is not False,
+        on_defect=stop_naming_check_data(dataset.file, section=section),
+        skip_bad=dataset.bad_examples == "skip",
+        quiet=quiet,
+    ) as index:
+        n_left_out = copy_left_out(index.folder, request.results)
+        if n_left_out:
+            note(f"bad examples left out of training: {n_left_out:,}, listed in {request.results / LEFT_OUT_FILE}")
         tell(
             f"{index.n_questions:,} questions, {index.n_unanswerable:,} without an answer; "
             f"{index.n_windows:,} windows, {index.n_positive:,} with one"
         )
         return index.folder
-
-
-class BadExamples:
-    """Questions left out of training, told and written down once the index is built.
-
-    Args:
-        path: The list, one JSON object a line; one that an earlier run wrote stays where its index is used again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._defects: list[str] = []
-
-    def add(self, defect: DataError) -> None:
-        """Take a defect."""
-        self._defects.append(str(defect))
-
-    def tell_and_write(self) -> None:
-        """Write the list, and tell how many."""
-        if not self._defects:
-            return
-        lines = (json.dumps({"defect": defect}, ensure_ascii=False) + "\n" for defect in self._defects)
-        write_atomically(self._path, "".join(lines), make_folder=True)
-        note(f"{len(self._defects):,} bad examples are left out of training: {self._path} lists them")
-
-
-@contextmanager
-def _naming_check_data(files: Sequence[str]) -> Iterator[None]:
-    """Name the command that shows all defects where the first one ends the preparation."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(
-            f"{error} (`spanqa check-data {' '.join(files)}` shows all; its --repair mends what it can, and "
-            "training_ds.bad_examples=skip leaves bad examples out)"
-        ) from error
 
 
 def _origin(index: Path, validation: Sequence[Example], model: SpanModel) -> dict[str, str]:

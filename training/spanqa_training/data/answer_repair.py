@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from spanqa.examples import GoldAnswer
 
+_HANGUL_PARTS = frozenset(map(chr, range(0x1160, 0x1200)))
+"""Vowels and finals of decomposed Hangul: they belong to the character before them, yet do not count as combining."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mended:
@@ -94,7 +97,7 @@ def _folded(text: str) -> tuple[str, list[tuple[int, int]]]:
                 end += 1
             made = " "
         else:
-            while end < len(text) and unicodedata.combining(text[end]):
+            while end < len(text) and (unicodedata.combining(text[end]) or text[end] in _HANGUL_PARTS):
                 end += 1
             made = unicodedata.normalize("NFKC", text[at:end])
         folded.append(made)

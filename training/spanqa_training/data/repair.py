@@ -13,8 +13,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from spanqa.datasets import iter_placed_dataset
-from spanqa.errors import DataError
-from spanqa.examples import Example, GoldAnswer
+from spanqa.errors import DamagedFileError, DataError
+from spanqa.examples import Example, GoldAnswer, holds_word
 from spanqa.files import open_atomically
 from spanqa_training.data.answer_repair import mended_answer
 
@@ -51,7 +51,8 @@ def repair_files(files: Sequence[str | Path], output: Path, *, quiet: bool = Tru
         quiet: Whether to hide the progress bar.
 
     Raises:
-        DataError: Output is one of the files, nothing is left to write, or a file cannot be read or written.
+        DataError: Output is one of the files, nothing is left to write, or a file cannot be read to its end or written;
+            an old copy stays as it was.
     """
     if any(Path(file).resolve() == output.resolve() for file in files):
         raise DataError(f"{output}: is the dataset itself, which would be lost: give another file with --repair")
@@ -78,7 +79,7 @@ class _Repairing:
             placed = iter_placed_dataset(file, on_defect=self._leave_out, mend=self._mend, check_ids=False)
             for _, example in placed:
                 mends, self._mends = self._mends, []
-                if self._is_new(example):
+                if self._has_words(example) and self._is_new(example):
                     for mend in mends:
                         self.repair.mended[mend["rule"]] += 1
                         self._write("mended", example.place, id=example.id, **mend)
@@ -94,16 +95,27 @@ class _Repairing:
         return found.answer
 
     def _leave_out(self, defect: DataError) -> None:
+        if isinstance(defect, DamagedFileError):
+            raise defect  # a copy of a part would pass for the whole
         self._mends.clear()
         self.repair.left_out["a defect that cannot be mended"] += 1
         self._write("left out", "", reason=str(defect))
 
+    def _has_words(self, example: Example) -> bool:
+        if holds_word(example.question) and holds_word(example.context):
+            return True
+        reason = "a question or context without a word"
+        self.repair.left_out[reason] += 1
+        self._write("left out", example.place, id=example.id, reason=reason)
+        return False
+
     def _is_new(self, example: Example) -> bool:
         content = (example.question, example.context, [(answer.text, answer.char_start) for answer in example.answers])
         digest = hashlib.sha256(json.dumps(content).encode()).digest()
-        first_place, first_digest = self._seen.setdefault(example.id, (example.place, digest))
-        if first_place == example.place:
+        if example.id not in self._seen:
+            self._seen[example.id] = example.place, digest
             return True
+        first_place, first_digest = self._seen[example.id]
         reason = "an exact duplicate" if digest == first_digest else "its id belongs to another question"
         self.repair.left_out[reason] += 1
         self._write("left out", example.place, id=example.id, reason=f"{reason}: {first_place}")

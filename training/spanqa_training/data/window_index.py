@@ -25,6 +25,7 @@ from spanqa.folder_swap import replace_folder
 from spanqa.json_fields import join
 from spanqa.tokenization import Pieces
 from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker, Windows, batch_windows
+from spanqa_training.data.bad_examples import LEFT_OUT_FILE, LeftOut
 from spanqa_training.data.index_layout import (
     FILES,
     FORMAT_VERSION,
@@ -141,7 +142,8 @@ def build_or_open_index(
     keep_doc_spans: str = "all",
     num_samples: int = -1,
     allow_unanswerable: bool = True,
-    on_defect: OnDefect | None = None,
+    on_defect: OnDefect = raise_defect,
+    skip_bad: bool = False,
     quiet: bool = True,
 ) -> TrainingIndex:
     """Open the index of a training set, and build it first where there is none for just this content and settings.
@@ -153,8 +155,8 @@ def build_or_open_index(
         keep_doc_spans: Windows to train on, as in `kept_windows`.
         num_samples: Questions taken, the first over all files; -1 for all.
         allow_unanswerable: Whether a question may have no answer.
-        on_defect: Is told of questions with a defect while the index is built, and they are left out; without it the
-            first ends it.
+        on_defect: Raises the first defect.
+        skip_bad: Whether questions with a defect are left out instead, and listed in the index's LEFT_OUT_FILE.
         quiet: Whether to hide the progress bar.
 
     Raises:
@@ -166,15 +168,19 @@ def build_or_open_index(
         raise SettingsError(f"keep_doc_spans is {keep_doc_spans!r}: give one of {', '.join(KEEP_DOC_SPANS)}")
     paths = [Path(file) for file in files]
     selection = {"keep_doc_spans": keep_doc_spans, "num_samples": num_samples, "allow_unanswerable": allow_unanswerable}
-    if on_defect:
+    if skip_bad:
         selection["bad_examples"] = "skip"
     key = _key(paths, maker, selection)
     target = Path(os.path.abspath(folder)) / key
 
     def write(new: Path) -> None:
-        examples = _examples(paths, num_samples, allow_unanswerable, on_defect)
+        left_out = LeftOut() if skip_bad else None
+        tell = left_out.add if left_out else on_defect
+        examples = _examples(paths, num_samples, allow_unanswerable, tell, left_out)
         with tqdm(examples, desc="indexing", unit=" questions", disable=True if quiet else None) as bar:
-            header = write_index(new, cut_examples(bar, maker, on_defect or raise_defect), maker, keep_doc_spans)
+            header = write_index(new, cut_examples(bar, maker, tell), maker, keep_doc_spans)
+        if left_out:
+            left_out.write(new)
         if not header.n_windows:
             raise RunError(
                 f"keep_doc_spans={keep_doc_spans} leaves no window to train on (questions read: {header.n_questions}): "
@@ -211,13 +217,13 @@ def _content_sha256(path: Path) -> str:
 
 
 def _examples(
-    paths: Sequence[Path], num_samples: int, allow_unanswerable: bool, on_defect: OnDefect | None
+    paths: Sequence[Path], num_samples: int, allow_unanswerable: bool, tell: OnDefect, left_out: LeftOut | None
 ) -> Iterator[PlacedExample]:
-    placed = (
-        (f"{path}: {place}", example)
-        for path in paths
-        for place, example in iter_placed_dataset(path, on_defect=on_defect)
-    )
+    def of_file(path: Path) -> Iterator[PlacedExample]:
+        examples = iter_placed_dataset(path, on_defect=tell, check_ids=left_out is None)
+        return left_out.first_of_ids(path, examples) if left_out else examples
+
+    placed = ((f"{path}: {place}", example) for path in paths for place, example in of_file(path))
     for place, example in placed if num_samples < 0 else islice(placed, num_samples):
         if not (allow_unanswerable or example.answers):
             raise DataError(
@@ -245,7 +251,7 @@ def _built(target: Path, write: Callable[[Path], None]) -> TrainingIndex:
         for ending in ("new", "old"):
             for leftover in target.parent.glob(f".*.{ending}"):
                 shutil.rmtree(leftover)
-        replace_folder(target, write, own_files=FILES)
+        replace_folder(target, write, own_files=(*FILES, LEFT_OUT_FILE))
         return TrainingIndex.open(target)
 
 
