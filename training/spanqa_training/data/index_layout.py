@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spanqa.errors import DataError
 from spanqa.windows import WindowMaker
 from spanqa_training.data.labels import NULL_POSITION, kept_windows, window_labels
 from spanqa_training.data.windowing import CutExample
@@ -177,3 +178,33 @@ class _Writer:
         self._pieces.write(ids.astype(self._piece_type).tobytes())
         self._n_pieces += len(ids)
         return at
+
+
+def index_key(paths: Sequence[Path], maker: WindowMaker, selection: dict[str, Any]) -> str:
+    """Name everything that an index is made from.
+
+    Args:
+        paths: The dataset's files, in order.
+        maker: The model's tokenizer and window settings.
+        selection: Which questions and windows are taken; JSON values.
+
+    Raises:
+        DataError: A file is missing, or cannot be read.
+    """
+    made_from = {
+        "format_version": FORMAT_VERSION,
+        "files": [_content_sha256(path) for path in paths],
+        "tokenizer": maker.tokenizer.sha256,
+        "windows": asdict(maker.settings),
+        **selection,
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _content_sha256(path: Path) -> str:
+    try:
+        return str(file_sha256(path).hexdigest())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,12 +25,11 @@ from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker, Windows, batch_windows
 from spanqa_training.data.bad_examples import LEFT_OUT_FILE, LeftOut
 from spanqa_training.data.index_layout import (
     FILES,
-    FORMAT_VERSION,
     PIECES_FILE,
     WINDOW,
     WINDOWS_FILE,
     Header,
-    file_sha256,
+    index_key,
     read_header,
     write_index,
 )
@@ -170,7 +166,7 @@ def build_or_open_index(
     selection = {"keep_doc_spans": keep_doc_spans, "num_samples": num_samples, "allow_unanswerable": allow_unanswerable}
     if skip_bad:
         selection["bad_examples"] = "skip"
-    key = _key(paths, maker, selection)
+    key = index_key(paths, maker, selection)
     target = Path(os.path.abspath(folder)) / key
 
     def write(new: Path) -> None:
@@ -186,34 +182,13 @@ def build_or_open_index(
                 f"keep_doc_spans={keep_doc_spans} leaves no window to train on (questions read: {header.n_questions}): "
                 "give questions with an answer, or keep_doc_spans=all"
             )
-        if _key(paths, maker, selection) != key:
+        if index_key(paths, maker, selection) != key:
             raise DataError(f"{', '.join(map(str, paths))}: changed while it was read: start again")
 
     try:
         return _opened(target) or _built(target, write)
     except OSError as error:
         raise RunError(f"{folder}: the index of training windows cannot be kept there: {error}") from error
-
-
-def _key(paths: Sequence[Path], maker: WindowMaker, selection: dict[str, Any]) -> str:
-    """Name everything that an index is made from."""
-    made_from = {
-        "format_version": FORMAT_VERSION,
-        "files": [_content_sha256(path) for path in paths],
-        "tokenizer": maker.tokenizer.sha256,
-        "windows": asdict(maker.settings),
-        **selection,
-    }
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def _content_sha256(path: Path) -> str:
-    try:
-        return str(file_sha256(path).hexdigest())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _examples(
