@@ -85,6 +85,7 @@ def test_a_request_of_many_rows_is_answered_row_by_row(
         CONTEXT=("BYTES", [8, 1], tools.bytes_tensor(*(row.context.encode() for row in rows))),
         NO_ANSWER_THRESHOLD=None,
         MAX_ANSWER_TOKENS=None,
+        DISTINCT=None,
         **options,
     )
     channel, stub = tools.connect(server.url)

@@ -46,6 +46,7 @@ BAD_OPTIONS: dict[str, list[tuple[float, str]]] = {
         for value in (-1, -5, -(2**31))
     ],
 }
+NO_OPTIONS = dict.fromkeys(tensor.name for tensor in contract.INPUTS if tensor.optional)
 CODES = {"TOP_N": ("INT32", "<i"), "MAX_ANSWER_TOKENS": ("INT32", "<i")}
 
 
@@ -104,8 +105,7 @@ def _row_cases() -> list[Case]:
                     texts = {"QUESTION": [QUESTION.encode()] * 3, "CONTEXT": [CONTEXT.encode()] * 3}
                     texts[tensor][row] = text
                     changed = {key: ("BYTES", [3, 1], tools.bytes_tensor(*value)) for key, value in texts.items()}
-                    left_out = dict.fromkeys(BAD_OPTIONS)
-                    return tools.request_of(contract.QUESTION_ANSWERING, "", "", **changed, **left_out)
+                    return tools.request_of(contract.QUESTION_ANSWERING, "", "", **changed, **NO_OPTIONS)
 
                 expected = f"row {row}: .*{says.format(name=tensor)}"
                 cases.append(_raw(f"row {row} of 3: {tensor} is {name}", build, expected, is_ours=True))
@@ -117,7 +117,6 @@ def _shape_changes(tools: Any) -> dict[str, dict[str, Any]]:
     question, context = (tools.bytes_tensor(text.encode()) for text in (QUESTION, CONTEXT))
     thousand = ("BYTES", [1000, 1], tools.bytes_tensor(*[b"word"] * 1000))
     one = struct.pack("<i", 1)
-    no_options = dict.fromkeys(BAD_OPTIONS)
     return {
         "QUESTION as INT32": {"QUESTION": ("INT32", [1, 1], one)},
         "CONTEXT as FP32": {"CONTEXT": ("FP32", [1, 1], one)},
@@ -126,6 +125,7 @@ def _shape_changes(tools: Any) -> dict[str, dict[str, Any]]:
         "TOP_N as INT64": {"TOP_N": ("INT64", [1, 1], struct.pack("<q", 1))},
         "TOP_N as BYTES": {"TOP_N": ("BYTES", [1, 1], tools.bytes_tensor(b"1"))},
         "NO_ANSWER_THRESHOLD as FP64": {"NO_ANSWER_THRESHOLD": ("FP64", [1, 1], struct.pack("<d", 1))},
+        "DISTINCT as INT32": {"DISTINCT": ("INT32", [1, 1], one)},
         "MAX_ANSWER_TOKENS as INT8": {"MAX_ANSWER_TOKENS": ("INT8", [1, 1], b"\1")},
         "a datatype that does not exist": {"CONTEXT": ("TEXT", [1, 1], context)},
         "QUESTION of shape [1]": {"QUESTION": ("BYTES", [1], question)},
@@ -137,9 +137,9 @@ def _shape_changes(tools: Any) -> dict[str, dict[str, Any]]:
         "no rows": {"QUESTION": ("BYTES", [0, 1], b""), "CONTEXT": ("BYTES", [0, 1], b"")},
         "a negative shape": {"CONTEXT": ("BYTES", [-1, 1], context)},
         "1,000 rows": {"QUESTION": thousand, "CONTEXT": thousand},
-        "no rows and no options": {"QUESTION": ("BYTES", [0, 1], b""), "CONTEXT": ("BYTES", [0, 1], b""), **no_options},
-        "1,000 rows and no options": {"QUESTION": thousand, "CONTEXT": thousand, **no_options},
-        "no inputs": {"QUESTION": None, "CONTEXT": None, **no_options},
+        "no rows and no options": {"QUESTION": ("BYTES", [0, 1], b""), "CONTEXT": ("BYTES", [0, 1], b""), **NO_OPTIONS},
+        "1,000 rows and no options": {"QUESTION": thousand, "CONTEXT": thousand, **NO_OPTIONS},
+        "no inputs": {"QUESTION": None, "CONTEXT": None, **NO_OPTIONS},
         "QUESTION missing": {"QUESTION": None},
         "CONTEXT missing": {"CONTEXT": None},
         "both texts missing": {"QUESTION": None, "CONTEXT": None},
