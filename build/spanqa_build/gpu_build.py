@@ -16,12 +16,13 @@ import onnx
 from spanqa.manifest import Engine, Gpu, Manifest
 from spanqa.packing import Bucket, Packing
 from spanqa.windows import WindowMaker
+from spanqa_build.activation_scan import ActivationScan
 from spanqa_build.comparison import FLOAT16, FLOAT16_ROUNDED, Comparison, Stage, table_from_stages
 from spanqa_build.configs import ONNXRUNTIME, TENSORRT
 from spanqa_build.cpu_speed import sampled_batches
 from spanqa_build.engine import EngineFacts, build_engine
 from spanqa_build.engine_run import network_from_engines
-from spanqa_build.float16_export import float16_network_from_windows
+from spanqa_build.float16_export import NetworkFacts, float16_network_from_windows
 from spanqa_build.gpu import GpuFacts, check_gpu, gpu_facts, tensorrt_version
 from spanqa_build.network_file import write_network
 from spanqa_build.onnx_gpu import check_cuda_provider, cuda_network, fused_float16_from_model
@@ -74,7 +75,7 @@ class GpuBuild:
         check_output(output)
         gpu = self._checked_gpu()
         examples = questions_to_check(self.data)
-        buckets = self._buckets()
+        buckets = self.buckets()
         maker = WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows)
         warmup = warmup_from_examples(maker, examples, buckets)
         self._say("asking torch")
@@ -85,7 +86,7 @@ class GpuBuild:
             networks = GpuNetworks(
                 target=self.target.name,
                 engine=engine,
-                packing=self._packing(buckets),
+                packing=self.packing(buckets),
                 paths={bucket.model: paths[bucket.length] for bucket in buckets},
                 warmup=warmup,
                 precision="float16",
@@ -95,18 +96,25 @@ class GpuBuild:
             write_repository(output, manifest, self.checkpoint, networks)
         return manifest
 
-    def float16_network(self, path: Path, comparison: Comparison) -> tuple[list[Stage], dict[str, Any]]:
-        """Export the float16 network, scan it, and hold it against torch and TensorRT's operators; needs no GPU.
+    def exported_float16(self, path: Path, comparison: Comparison) -> tuple[NetworkFacts, ActivationScan]:
+        """Export the float16 network, float32 kept wherever windows of the comparison come near float16's range.
+
+        Raises:
+            BuildError: It cannot be held in float16, or TensorRT 10.4 would not read it.
+        """
+        self._say("exporting float16, scanning activations")
+        batches = sampled_batches(comparison.windows, n_windows=_SCANNED_WINDOWS)
+        return float16_network_from_windows(self.model, path, batches, layer_norm=self.target.layer_norm)
+
+    def compared_float16(self, path: Path, comparison: Comparison) -> list[Stage]:
+        """Hold the float16 network, and what a GPU makes of it, against torch.
 
         A CPU computes float16 networks in float32, so that what overflows there is not seen: a twin in float32 whose
         every float16 result is rounded is held against torch as well.
 
         Raises:
-            BuildError: It cannot be held in float16, or differs too much.
+            ParityError: One differs too much.
         """
-        self._say("exporting float16, scanning activations")
-        batches = sampled_batches(comparison.windows, n_windows=_SCANNED_WINDOWS)
-        network, scan = float16_network_from_windows(self.model, path, batches, layer_norm=self.target.layer_norm)
         twin = path.with_name("twin.onnx")
         write_network(rounded_twin(onnx.load(path)), twin)
         stages = []
@@ -116,13 +124,7 @@ class GpuBuild:
         ):
             self._say(f"comparing {name} with torch")
             stages.append(comparison.of(name, partial(run_onnx, session_from_onnx(file)), limits=limits))
-        facts = {
-            "layer_norm": network.layer_norm,
-            "float32_tensors": list(network.float32_tensors),
-            "largest_activation": max(scan.largest.values()),
-            "n_scanned_windows": scan.n_windows,
-        }
-        return stages, facts
+        return stages
 
     def _checked_gpu(self) -> GpuFacts:
         """Give the GPU that is there, once it and its libraries are known to be what the build needs."""
@@ -134,14 +136,16 @@ class GpuBuild:
         check_gpu(self.target, gpu, tensorrt, needed_bytes=plan.build_bytes)
         return gpu
 
-    def _buckets(self) -> tuple[Bucket, ...]:
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Give one bucket for each length of window that the target has an engine for."""
         longest, max_positions = self.checkpoint.windows.max_seq_length, self.checkpoint.encoder.max_positions
         return tuple(
             Bucket(length=length, model=f"encoder_{length}", max_rows=self.target.largest_batch)
             for length in self.target.lengths_up_to(longest, max_positions=max_positions)
         )
 
-    def _packing(self, buckets: tuple[Bucket, ...]) -> Packing:
+    def packing(self, buckets: tuple[Bucket, ...]) -> Packing:
+        """Give how windows are grouped into calls of these buckets' encoders."""
         return Packing(
             rows_per_call=self.target.largest_batch,
             tokens_per_call=self.target.largest_batch * buckets[-1].length,
@@ -151,7 +155,8 @@ class GpuBuild:
 
     def _tensorrt(self, scratch: Path, gpu: GpuFacts, lengths: Sequence[int], comparison: Comparison) -> _Built:
         onnx = scratch / "network.onnx"
-        stages, scanned = self.float16_network(onnx, comparison)
+        float16, scan = self.exported_float16(onnx, comparison)
+        stages = self.compared_float16(onnx, comparison)
         engines: dict[int, EngineFacts] = {}
         paths = {length: scratch / f"{length}.plan" for length in lengths}
         for length, output in paths.items():
@@ -162,7 +167,7 @@ class GpuBuild:
             served = comparison.of("engine", network, limits=FLOAT16_ROUNDED, rows_per_batch=self.target.largest_batch)
         facts = {
             **self._report([comparison.reference, *stages, served]),
-            **scanned,
+            **facts_of_float16(float16, scan),
             "engines": [asdict(one) for one in engines.values()],
         }
         engine = Engine(
@@ -194,3 +199,13 @@ class GpuBuild:
     def _say(self, what: str) -> None:
         if not self.quiet:
             print(f"{what} ...", file=sys.stderr)
+
+
+def facts_of_float16(network: NetworkFacts, scan: ActivationScan) -> dict[str, Any]:
+    """Give what a manifest says of a float16 network and of its scan; all JSON values."""
+    return {
+        "layer_norm": network.layer_norm,
+        "float32_tensors": list(network.float32_tensors),
+        "largest_activation": max(scan.largest.values()),
+        "n_scanned_windows": scan.n_windows,
+    }
