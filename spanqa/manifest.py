@@ -51,6 +51,7 @@ class Engine:
         instances: Instances of each encoder on each GPU.
         gpu: The GPU that the files were compiled for; None where any will do.
         tensorrt: The TensorRT that compiled them, from major.minor.patch on; None where none did.
+        rehearsed: What stood in for TensorRT in a rehearsal, whose engines are not to be served; None of real ones.
     """
 
     platform: str
@@ -58,6 +59,7 @@ class Engine:
     instances: int = 1
     gpu: Gpu | None = None
     tensorrt: str | None = None
+    rehearsed: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

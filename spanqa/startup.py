@@ -124,6 +124,19 @@ def tensorrt_here(major: int) -> str | None:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
+def check_not_rehearsed(manifest: Manifest) -> None:
+    """Refuse to serve what a rehearsal wrote: its engines show that a build succeeds, and run nowhere.
+
+    Raises:
+        SpanqaError: It is a rehearsal's.
+    """
+    if manifest.engine and manifest.engine.rehearsed:
+        raise SpanqaError(
+            f"the engines are a rehearsal's, by {manifest.engine.rehearsed}, and not to be served: build the repository"
+            f" with `spanqa build --target {manifest.target}` where its GPU is"
+        )
+
+
 def check_machine(
     manifest: Manifest,
     *,
@@ -145,6 +158,7 @@ def check_machine(
     engine = manifest.engine
     if engine is None:
         return
+    check_not_rehearsed(manifest)
     built_for = engine.gpu
     here = gpus() if built_for else []
     if built_for and here and all(gpu.compute_capability != built_for.compute_capability for gpu in here):

@@ -88,6 +88,8 @@ def _line(version: int, name: str, artefact: Artefact) -> str:
 
 def _machine_line(manifest: Manifest) -> str:
     engine = manifest.engine
+    if engine is not None and engine.rehearsed:
+        return f"target {manifest.target}: rehearsed with {engine.rehearsed}, not to be served"
     if engine is None or engine.gpu is None:
         return f"target {manifest.target}: bound to no GPU"
     built_for = f"target {manifest.target}: for {engine.gpu.name} ({engine.gpu.compute_capability})"

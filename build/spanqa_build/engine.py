@@ -143,14 +143,26 @@ def _trial(
     onnx: Path, target: Target, length: int, sources: tuple[str, ...], cache: Path, output: Path
 ) -> tuple[Trial, bytes]:
     started = time.monotonic()
-    plan = _plan_from_onnx(onnx, target, length, sources, cache)
+    plan = plan_from_onnx(onnx, target, length, sources, cache)
     build_s = time.monotonic() - started
     with running_engine(plan, output) as runner:
         median_ms = latency_ms(runner, length, target.optimal_batch)
     return Trial(tactic_sources=sources, latency_ms=median_ms, build_s=build_s), plan
 
 
-def _plan_from_onnx(onnx: Path, target: Target, length: int, sources: Sequence[str], cache: Path) -> bytes:
+def plan_from_onnx(onnx: Path, target: Target, length: int, sources: Sequence[str], cache: Path) -> bytes:
+    """Have TensorRT read a network and build the engine of one length.
+
+    Args:
+        onnx: The network.
+        target: Gives the profile and the limits.
+        length: Tokens of every window.
+        sources: TensorRT's tactic sources; empty leaves the choice to it.
+        cache: The timing cache to read and replace.
+
+    Raises:
+        EngineError: TensorRT refuses the network or the engine.
+    """
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
     what = f"{onnx}: TensorRT cannot build the engine for {length} tokens"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 N_CALLS = 50
 _WARM_UP_CALLS = 10
-_LOGGED_ERROR = re.compile(r"\[E\]\s*([^\x1b\n]+)")
+_LOGGED_ERRORS = (re.compile(r"\[E\]\s*(In node \d[^\x1b\n]+)"), re.compile(r"\[E\]\s*([^\x1b\n]+)"))
+"""What TensorRT logs of an error: its parser's sentence about a node, which comes late, or else the first line."""
 
 
 def time_engine(engine: Path, length: int, batches: Sequence[int], *, n_calls: int = N_CALLS) -> dict[int, float]:
@@ -138,7 +139,8 @@ def one_line_errors(what: str, remedy: str) -> Iterator[None]:
         with redirect_stdout(printed), redirect_stderr(printed):
             yield
     except (PolygraphyException, RuntimeError, OSError) as error:
-        logged = _LOGGED_ERROR.search(printed.getvalue())
+        found = (pattern.search(printed.getvalue()) for pattern in _LOGGED_ERRORS)
+        logged = next((match for match in found if match), None)
         cause = " ".join((logged.group(1) if logged else str(error)).split())
         raise EngineError(f"{what}: {cause}: {remedy}") from error
 

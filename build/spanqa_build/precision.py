@@ -13,6 +13,8 @@ from spanqa_build.network_file import skeleton_of
 
 FLOAT32_OPERATORS = ("LayerNormalization", "Softmax")
 """Computed in float32 in any network: a variance or an exponential leaves float16's range first."""
+PRODUCTS = ("MatMul", "Gemm")
+"""What the tensor cores are for."""
 MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 _SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
@@ -60,6 +62,13 @@ def float16_tensors(network: onnx.ModelProto, float32_tensors: Collection[str] =
         for name in (*node.input, *node.output)
     )
     return tuple(name for name in touched if name in results)
+
+
+def float32_products(network: onnx.ModelProto, float32_tensors: Collection[str] = ()) -> tuple[str, ...]:
+    """Name the matrix products that `with_explicit_precision` leaves in float32, in the order of the graph."""
+    kept = _float32_nodes(network.graph, float32_tensors)
+    nodes = enumerate(network.graph.node)
+    return tuple(node.name for index, node in nodes if index in kept and node.op_type in PRODUCTS)
 
 
 def element_types(network: onnx.ModelProto) -> dict[str, int]:

@@ -120,7 +120,7 @@ def write_repository(
     Raises:
         RepositoryError: If the target is something else or cannot be written.
     """
-    folder = check_output(folder)
+    folder = check_output(folder, rehearsed=bool(manifest.engine and manifest.engine.rehearsed))
     manifest = replace(manifest, max_context_bytes=_kept_limit(folder, manifest))
     files: dict[str, Path | bytes] = {
         f"{contract.QUESTION_ANSWERING}/{TOKENIZER_FILE}": checkpoint.tokenizer_json.encode()
@@ -138,8 +138,12 @@ def write_repository(
     return add_version(folder, manifest, files, warmup)
 
 
-def check_output(folder: str | Path) -> Path:
+def check_output(folder: str | Path, *, rehearsed: bool = False) -> Path:
     """Check that a repository may be written to a folder: before the work, and before the writing.
+
+    Args:
+        folder: The target.
+        rehearsed: Whether a rehearsal's is to be written, beside which no real version may lie, nor the reverse.
 
     Returns:
         The folder, absolute; where it is a link, what that names, as Triton reads it.
@@ -152,6 +156,12 @@ def check_output(folder: str | Path) -> Path:
         if folder.exists() and not _is_ours(folder):
             raise RepositoryError(
                 f"{folder}: holds something else than a model repository: give a new or an empty folder"
+            )
+        newest = _newest_manifest(folder)
+        if newest and bool(newest.engine and newest.engine.rehearsed) != rehearsed:
+            held, wanted = ("real", "rehearsed") if rehearsed else ("rehearsed", "real")
+            raise RepositoryError(
+                f"{folder}: holds a {held} repository, beside which no {wanted} version is put: give another folder"
             )
         parent = next(parent for parent in folder.parents if parent.exists())
     except OSError as error:
@@ -172,12 +182,17 @@ def _is_ours(folder: Path) -> bool:
 
 def _kept_limit(folder: Path, manifest: Manifest) -> int:
     """The longest context, as people set it in the newest version: it is the server's, not the build's."""
+    newest = _newest_manifest(folder)
+    return newest.max_context_bytes if newest else manifest.max_context_bytes
+
+
+def _newest_manifest(folder: Path) -> Manifest | None:
+    """The manifest of the newest version; None where there is none, or a damaged one, which a build mends."""
     versions = versions_in(folder / contract.QUESTION_ANSWERING)
     try:
-        newest = load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-1]))
-    except (IndexError, SpanqaError):  # none, or damaged: a build mends that
-        return manifest.max_context_bytes
-    return newest.max_context_bytes
+        return load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-1]))
+    except (IndexError, SpanqaError):
+        return None
 
 
 def rollback_repository(folder: str | Path) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spanqa import contract
-from spanqa.errors import SettingsError
-from spanqa.manifest import MANIFEST_FILE, load_manifest
-from spanqa.startup import sha256_of, versions_in
+from spanqa.errors import SettingsError, SpanqaError
+from spanqa.manifest import MANIFEST_FILE, Manifest, load_manifest
+from spanqa.startup import check_not_rehearsed, sha256_of, versions_in
 from spanqa_server.environment import check_packages
 from spanqa_server.errors import RepositoryError
 
@@ -155,7 +155,9 @@ def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
     newest = max(versions_in(entry), default=1)
     of_build: tuple[str, ...] = contract.MODELS
     if (entry / str(newest) / MANIFEST_FILE).exists():
-        of_build = load_manifest(entry / str(newest)).models
+        manifest = load_manifest(entry / str(newest))
+        _check_not_rehearsed(manifest)
+        of_build = manifest.models
         absent = sorted(set(of_build) - folders.keys())
         if absent:
             raise RepositoryError(f"{entry} needs {', '.join(absent)}: not in {repository}: build the repository again")
@@ -170,6 +172,13 @@ def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
         if name not in of_build and is_of_build(name) and newest not in versions:
             del folders[name]
     return tuple(map(_model_of, folders.values()))
+
+
+def _check_not_rehearsed(manifest: Manifest) -> None:
+    try:
+        check_not_rehearsed(manifest)
+    except SpanqaError as error:
+        raise RepositoryError(str(error)) from error
 
 
 def models_of(repository: Path) -> tuple[ModelFolder, ...]:

@@ -73,7 +73,7 @@ def fake_tensorrt(monkeypatch):
     )
     monkeypatch.setattr(engine, "running_engine", running)
     monkeypatch.setattr(
-        engine, "_plan_from_onnx", lambda onnx, target, length, sources, cache: ",".join(sources).encode()
+        engine, "plan_from_onnx", lambda onnx, target, length, sources, cache: ",".join(sources).encode()
     )
     return latencies
 
@@ -132,7 +132,7 @@ def test_fused_attention_is_found_by_the_names_of_layers_and_kernels(fake_tensor
 
 
 def test_a_wrong_gpu_is_refused_before_anything_is_built(fake_tensorrt, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_plan_from_onnx", lambda *args: pytest.fail("it was built"))
+    monkeypatch.setattr(engine, "plan_from_onnx", lambda *args: pytest.fail("it was built"))
     with pytest.raises(GpuError, match=r"compute capability 8\.0, and target v100 needs 7\.0"):
         build(tmp_path, gpu=dataclasses.replace(GPU, compute_capability="8.0"))
 
@@ -232,7 +232,7 @@ def test_each_set_of_tactic_sources_is_timed_with_a_cache_of_its_own(fake_tensor
         caches[sources] = cache.name
         return ",".join(sources).encode()
 
-    monkeypatch.setattr(engine, "_plan_from_onnx", plan)
+    monkeypatch.setattr(engine, "plan_from_onnx", plan)
     build(tmp_path)
     assert caches == {
         (): "tesla-v100_tensorrt-10.4.0.timing-cache",

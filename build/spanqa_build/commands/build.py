@@ -19,12 +19,16 @@ from spanqa_build.parity import Parity, run_torch
 from spanqa_build.plan import ENGINES, plan_from, table_from_plan
 from spanqa_build.plan_commands import Wanted
 from spanqa_build.questions import DEFAULT_DATA, add_data_option, questions_to_check
+from spanqa_build.rehearsal.rehearsal import Rehearsal, Step
+from spanqa_build.rehearsal.report import json_from_rehearsal, line_of_step, text_from_rehearsal
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
 from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from spanqa_training.commands.arguments import add_key_option, key_from_args
 from spanqa_training.model import SpanModel
 from spanqa_training.weights.model_sources import open_model
+
+_GPU_TARGETS = tuple(name for name, target in all_targets().items() if target.is_gpu)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data_option(parser)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--plan", action="store_true", help="say what a build would make, need and run; needs no GPU")
+    only.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="build for a GPU without one, with TensorRT for RTX as parser and builder (extra `rehearsal`)",
+    )
     only.add_argument("--check", metavar="DIR", help="check a repository, build nothing")
     only.add_argument(
         "--served",
@@ -61,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     if args.rollback:
         print(f"{args.rollback}: version {rollback_repository(args.rollback)} is the one before the newest, again")
         return 0
-    if not args.model or not (args.output or args.plan or args.served):
+    if not args.model or not (args.output or args.plan or args.served or args.rehearse):
         raise BuildError(
-            "-m CHECKPOINT and -o REPOSITORY say what to build; --plan and --served need -m alone, --check neither"
+            "-m CHECKPOINT and -o REPOSITORY say what to build; --plan, --rehearse and --served need -m alone, --check"
+            " neither"
         )
     _refuse_what_means_nothing(args)
     if args.plan:
@@ -79,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         "data": args.data,
         "quiet": args.quiet,
     }
+    if args.rehearse:
+        return _rehearse(args, GpuBuild(**{**common, "quiet": True}, target=target))
     if target.is_gpu:
         manifest = GpuBuild(**common, target=target, engine=args.engine or ENGINES[0]).write(args.output)
     else:
@@ -91,18 +103,44 @@ def run(args: argparse.Namespace) -> int:
 def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
     if args.target == CPU and args.engine:
         raise BuildError(f"--engine {args.engine} is for GPUs: name one with --target, or leave --engine out")
+    if args.rehearse and (args.target == CPU or args.engine not in (None, ENGINES[0])):
+        raise BuildError(
+            f"--rehearse is of TensorRT's engines: give --target {', '.join(_GPU_TARGETS)}, and no other --engine"
+        )
     if args.target != CPU and args.precision != PRECISIONS[0]:
         raise BuildError(f"--precision {args.precision} is for --target {CPU}: a GPU's network is float16")
+
+
+def _rehearse(args: argparse.Namespace, build: GpuBuild) -> int:
+    report = Rehearsal(build, on_step=_say_nothing if args.json else _say_step).run(args.output)
+    remaining = plan_from(build.checkpoint, build.target, wanted=_wanted(args, Wanted().output)).commands
+    if args.json:
+        print(json.dumps(json_from_rehearsal(build.target, report, remaining), indent=2))
+    else:
+        print(text_from_rehearsal(build.target, report, remaining))
+    return 0
+
+
+def _say_step(step: Step) -> None:
+    print(line_of_step(step), flush=True)
+
+
+def _say_nothing(_step: Step) -> None:
+    pass
 
 
 def _plan(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
     target = target_from_name(args.target)
-    data = None if args.data == DEFAULT_DATA else str(args.data)
-    wanted = Wanted(model=args.model, output=args.output or Wanted().output, data=data, key=args.key)
+    wanted = _wanted(args, args.output or Wanted().output)
     plan = plan_from(checkpoint, target, engine=args.engine or ENGINES[0], wanted=wanted)
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
     return 0
+
+
+def _wanted(args: argparse.Namespace, output: str) -> Wanted:
+    data = None if args.data == DEFAULT_DATA else str(args.data)
+    return Wanted(model=args.model, output=output, data=data, key=args.key)
 
 
 def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:

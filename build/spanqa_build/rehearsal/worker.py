@@ -1,0 +1,84 @@
+"""The process of a rehearsal's TensorRT: TensorRT for RTX in its place, so that the engine code runs as it stands.
+
+Reads one request as JSON from its standard input. Writes JSON lines: the layers that the parser made, then each engine
+as it is built, or what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from spanqa_build.engine import plan_from_onnx
+from spanqa_build.engine_run import one_line_errors
+from spanqa_build.errors import BuildError
+from spanqa_build.rehearsal.layers import layers_of
+from spanqa_build.targets import target_from_name
+
+BINDINGS = "tensorrt_rtx_bindings"
+_KIB = 1 << 10
+
+
+def main() -> int:
+    """Answer one request."""
+    request = json.loads(sys.stdin.read())
+    _put_in_place()
+    try:
+        for said in _answers(request):
+            print(json.dumps(said), flush=True)
+    except BuildError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 2
+    return 0
+
+
+def _put_in_place() -> None:
+    """Give TensorRT for RTX the names by which Polygraphy and the engine code import TensorRT."""
+    rtx = import_module(BINDINGS)
+    sys.modules["tensorrt"] = sys.modules["tensorrt_rtx"] = rtx
+
+
+def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    onnx, target = Path(request["onnx"]), target_from_name(request["target"])
+    started = time.monotonic()
+    layers = _parsed_layers(onnx)
+    yield {"layers": layers, "seconds": time.monotonic() - started, "peak_bytes": _peak_bytes()}
+    for length, output in request["engines"]:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = plan_from_onnx(onnx, target, length, (), Path(scratch) / "timing-cache")
+        Path(output).write_bytes(plan)
+        yield {
+            "length": length,
+            "size_bytes": len(plan),
+            "seconds": time.monotonic() - started,
+            "peak_bytes": _peak_bytes(),
+        }
+
+
+def _parsed_layers(onnx: Path) -> list[dict[str, Any]]:
+    from polygraphy.backend.trt import NetworkFromOnnxPath
+
+    with one_line_errors(f"{onnx}: TensorRT cannot read the network", "export the network again"):
+        # The builder and the parser own what the network is made of: they must live as long.
+        builder, network, parser = NetworkFromOnnxPath(path=str(onnx), strongly_typed=True)()
+        layers = [asdict(layer) for layer in layers_of(network)]
+        del network, parser, builder
+    return layers
+
+
+def _peak_bytes() -> int:
+    """Give the most memory that this process has had so far (getrusage counts KiB on Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+
+
+if __name__ == "__main__":
+    sys.exit(main())
