@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 N_CALLS = 50
 _WARM_UP_CALLS = 10
-_LOGGED_ERRORS = (re.compile(r"\[E\]\s*(In node \d[^\x1b\n]+)"), re.compile(r"\[E\]\s*([^\x1b\n]+)"))
-"""What TensorRT logs of an error: its parser's sentence about a node, which comes late, or else the first line."""
+_LOGGED_ERRORS = tuple(
+    re.compile(rf"\[E\]\s*({words}[^\x1b\n]+)") for words in (r"[^\x1b\n]*Error Code \d", r"In node \d", "")
+)
+"""What TensorRT logs of an error: the builder's reason, else the parser's sentence about a node, else the first."""
 
 
 def time_engine(engine: Path, length: int, batches: Sequence[int], *, n_calls: int = N_CALLS) -> dict[int, float]:

@@ -21,7 +21,6 @@ from spanqa_build.targets import Target
 
 PACKAGES = {"tensorrt-rtx-cu12-bindings": BINDINGS, "tensorrt-rtx-cu12-libs": "tensorrt_rtx_libs"}
 """What the extra installs, and the module that each brings."""
-_ENVIRONMENT = {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +101,17 @@ def rehearsed_engines(onnx: Path, target: Target, outputs: Mapping[int, Path]) -
             )
 
 
+def worker_environment() -> dict[str, str]:
+    """Give the environment in which Polygraphy takes TensorRT for RTX."""
+    return {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1"}
+
+
 @contextmanager
 def _worker(request: Mapping[str, Any], told: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """Start the process and give it its request; it ends with the context, whatever it is at."""
     command = [sys.executable, "-m", "spanqa_build.rehearsal.worker"]
-    environment = {**os.environ, **_ENVIRONMENT}
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True, env=worker_environment()
     )
     with process:
         try:

@@ -32,7 +32,7 @@ def rehearsed(target: Target, report: Rehearsed) -> list[str]:
 def unproven(target: Target) -> list[str]:
     """Say what only the GPU can show, one clause each."""
     found = [
-        f"that TensorRT {target.tensorrt} takes the network: it is another release, held by a table of its operators"
+        f"that {target.tensorrt_package} takes the network: it is another release, held by a table of its operators"
         " and the signatures of its bindings alone",
         f"that engines run and answer on {target.description}: speed, memory, CUDA graphs, tactic sources and timing"
         " caches",

@@ -30,7 +30,7 @@ _KIB = 1 << 10
 def main() -> int:
     """Answer one request."""
     request = json.loads(sys.stdin.read())
-    _put_in_place()
+    put_in_place()
     try:
         for said in _answers(request):
             print(json.dumps(said), flush=True)
@@ -40,7 +40,7 @@ def main() -> int:
     return 0
 
 
-def _put_in_place() -> None:
+def put_in_place() -> None:
     """Give TensorRT for RTX the names by which Polygraphy and the engine code import TensorRT."""
     rtx = import_module(BINDINGS)
     sys.modules["tensorrt"] = sys.modules["tensorrt_rtx"] = rtx
