@@ -86,7 +86,7 @@ def test_the_real_builder_builds_every_bucket_of_every_target_in_the_precisions_
     assert set(counts["cast"]) == {"float16 to float32", "float32 to float16"}
     assert [engine.length for engine in built] == list(target.buckets)
     assert all(outputs[engine.length].stat().st_size == engine.size_bytes > 1000 for engine in built)
-    assert all(engine.peak_bytes > 1 << 20 for engine in built)
+    assert all(100 << 20 < engine.peak_bytes < 1 << 30 for engine in built), "not that of this process"
 
 
 def test_every_target_for_gpus_is_rehearsed_above():
@@ -294,9 +294,8 @@ def test_the_command_writes_a_complete_repository_that_nobody_serves(command, tm
     ):
         check_machine(manifest)
     assert main(["serve", "--repository", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert "not to be served" in error
-    assert error.count("\n") == 1
+    *_, error = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("spanqa: error: the engines are a rehearsal's")
 
 
 def test_no_rehearsed_version_is_put_beside_a_real_one_nor_the_reverse(command, root, tmp_path, capsys):

@@ -7,7 +7,6 @@ as it is built, or what failed.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -76,8 +75,10 @@ def _parsed_layers(onnx: Path) -> list[dict[str, Any]]:
 
 
 def _peak_bytes() -> int:
-    """Give the most memory that this process has had so far (getrusage counts KiB on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    """Give the most memory that this process has had so far; getrusage would count that of the process it came from."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kib) * _KIB
 
 
 if __name__ == "__main__":
