@@ -52,8 +52,11 @@ $(VENV)/.serve: requirements/serve.lock pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock requirements/trt10.lock requirements/trt11.lock $(VENV)/.serve
+# Releases that tests hold us against, each in a folder of its own where nothing else finds it.
+BESIDE := trt10 trt11 ort119 ort123
+
+$(VENV)/.dev: requirements/dev.lock $(BESIDE:%=requirements/%.lock) $(VENV)/.serve
 	@echo "installing what development needs into $(VENV) (once)"
 	@$(PIP) install -r requirements/dev.lock
-	@for trt in trt10 trt11; do $(PIP) install --upgrade --no-deps --target $(VENV)/$$trt -r requirements/$$trt.lock; done
+	@for one in $(BESIDE); do $(PIP) install --upgrade --no-deps --target $(VENV)/$$one -r requirements/$$one.lock; done
 	@touch $@
