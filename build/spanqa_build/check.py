@@ -10,6 +10,7 @@ from spanqa.errors import SpanqaError
 from spanqa.manifest import Artefact, Manifest, load_served_tokenizer
 from spanqa.startup import check_files, check_machine, gpus_here, versions_in
 from spanqa_build.errors import RepositoryError
+from spanqa_build.gpu_config_check import check_gpu_configs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class Checked:
 def check_repository(folder: str | Path) -> Checked:
     """Read every file of every version and hold it against its manifest, and the engines against this machine's GPU.
 
+    The newest version's configurations are held against what Triton does with them on a GPU, as it serves no other.
+
     Raises:
         RepositoryError: The first thing that is wrong.
     """
@@ -43,6 +46,7 @@ def check_repository(folder: str | Path) -> Checked:
             manifest = checked_version(folder, version)
             lines += _lines(manifest, version, is_newest=version == versions[-1])
         _check_newest(folder, manifest, versions[-1])
+        check_gpu_configs(folder, manifest)
         lines.append(_machine_line(manifest))
     except RepositoryError:
         raise

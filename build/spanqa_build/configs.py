@@ -14,10 +14,15 @@ from spanqa.contract import Tensor
 from spanqa.manifest import Engine, Manifest
 from spanqa.packing import Bucket
 
-_TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32, "BOOL": pb.TYPE_BOOL}
+CONFIG_FILE = "config.pbtxt"
+TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32, "BOOL": pb.TYPE_BOOL}
 TENSORRT = "tensorrt_plan"
 ONNXRUNTIME = "onnxruntime_onnx"
 """Triton's names of the formats that its own backends run."""
+PROFILE = "0"
+"""The one optimization profile of an engine, by its number, as Triton reads names of profiles."""
+OPEN = -1
+"""A dimension that a request decides."""
 MAX_QUESTIONS = 32
 """Most rows of a request to question_answering, and most questions in one of its batches."""
 MAX_QUEUED_REQUESTS = 1024
@@ -107,15 +112,20 @@ def _engine_config(bucket: Bucket, engine: Engine) -> pb.ModelConfig:
     config = pb.ModelConfig(name=bucket.model, platform=engine.platform, max_batch_size=bucket.max_rows)
     step = _encoder_step(bucket.model)
     _declare(config, step.inputs, step.outputs)
-    for tensor in (*config.input, *config.output):
+    for tensor in config.input:
         tensor.dims[:] = [bucket.length]
+    # Triton's ONNX Runtime takes an output only as the network declares it, and one network serves every length.
+    output_length = OPEN if engine.platform == ONNXRUNTIME else bucket.length
+    for tensor in config.output:
+        tensor.dims[:] = [output_length]
     group = config.instance_group.add(count=engine.instances, kind=pb.ModelInstanceGroup.KIND_GPU)
     config.dynamic_batching.SetInParent()  # the ensemble's requests come one by one
     if engine.platform == TENSORRT:
-        group.profile.append("0")  # Triton loads only the profiles that are listed
+        group.profile.append(PROFILE)  # Triton loads only the profiles that are listed
         _declare_graphs(config, engine.graph_rows)
     for n_rows in sorted({1, bucket.max_rows}):
-        sample = config.model_warmup.add(name=f"rows_{n_rows}", batch_size=n_rows)
+        # Triton's TensorRT gives a call to its next instance, whichever is being loaded: as many calls, one for each.
+        sample = config.model_warmup.add(name=f"rows_{n_rows}", batch_size=n_rows, count=engine.instances)
         for tensor in config.input:
             sample.inputs[tensor.name].CopyFrom(
                 pb.ModelWarmup.Input(data_type=tensor.data_type, dims=tensor.dims, input_data_file=tensor.name)
@@ -156,12 +166,12 @@ def _declare(config: pb.ModelConfig, inputs: Sequence[Tensor], outputs: Sequence
     for tensor in inputs:
         config.input.add(
             name=tensor.name,
-            data_type=_TYPES[tensor.dtype],
+            data_type=TYPES[tensor.dtype],
             dims=_dims(config, tensor),
             optional=tensor.optional,
         )
     for tensor in outputs:
-        config.output.add(name=tensor.name, data_type=_TYPES[tensor.dtype], dims=_dims(config, tensor))
+        config.output.add(name=tensor.name, data_type=TYPES[tensor.dtype], dims=_dims(config, tensor))
 
 
 def _dims(config: pb.ModelConfig, tensor: Tensor) -> tuple[int, ...]:

@@ -21,6 +21,10 @@ _KERNELS_PER_LAYER = 20
 """Assumed for an unfused layer: 8 matrix products, and what lies between them."""
 _GRAPH_BYTES_PER_KERNEL = 64 << 10
 """Assumed of what a CUDA graph keeps of one kernel launch."""
+_GRAPH_COPIES = 3
+"""Triton's TensorRT captures a graph once for each of its sets of events."""
+_POOL_BYTES = 64 * _MIB
+"""What Triton sets aside on each GPU for tensors between models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +45,11 @@ class GpuMemory:
     """GPU memory of a server with every engine loaded, estimated rather too high than too low.
 
     Args:
-        weights_bytes: Each bucket's engine has its own; instances share them.
+        weights_bytes: Each bucket's engine has its own, and so has each of its instances, as Triton shares no engine
+            whose batch is dynamic.
         activations_bytes: Of the largest batch, in each bucket and instance.
         graphs_bytes: CUDA graphs, for each bucket, instance and batch.
-        context_bytes: CUDA itself and the libraries.
+        context_bytes: CUDA itself, the libraries, and Triton's pool.
     """
 
     weights_bytes: int
@@ -139,7 +144,7 @@ def table_from_plan(plan: BuildPlan) -> str:
             f"             {_size(memory.weights_bytes)}  weights",
             f"             {_size(memory.activations_bytes)}  activations",
             f"             {_size(memory.graphs_bytes)}  CUDA graphs",
-            f"             {_size(memory.context_bytes)}  CUDA and libraries",
+            f"             {_size(memory.context_bytes)}  CUDA, libraries and Triton's pool",
         ]
     lines += [f"{'needs' * (not i):<12} {what} {version}" for i, (what, version) in enumerate(plan.versions.items())]
     lines += [f"{'run' * (not i):<12} {command}" for i, command in enumerate(plan.commands)]
@@ -177,13 +182,13 @@ def activation_bytes(encoder: EncoderConfig, n_rows: int, length: int) -> int:
 
 
 def _gpu_memory(encoder: EncoderConfig, target: Target, lengths: tuple[int, ...]) -> GpuMemory:
-    graph_bytes = encoder.num_layers * _KERNELS_PER_LAYER * _GRAPH_BYTES_PER_KERNEL
+    graph_bytes = _GRAPH_COPIES * encoder.num_layers * _KERNELS_PER_LAYER * _GRAPH_BYTES_PER_KERNEL
     activations = sum(activation_bytes(encoder, target.largest_batch, length) for length in lengths)
     return GpuMemory(
-        weights_bytes=len(lengths) * _FP16_BYTES * n_parameters(encoder),
+        weights_bytes=len(lengths) * target.instances * _FP16_BYTES * n_parameters(encoder),
         activations_bytes=target.instances * activations,
         graphs_bytes=len(lengths) * target.instances * len(target.graph_batches) * graph_bytes,
-        context_bytes=_CONTEXT_BYTES,
+        context_bytes=_CONTEXT_BYTES + _POOL_BYTES,
     )
 
 

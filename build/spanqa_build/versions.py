@@ -13,11 +13,11 @@ from spanqa import contract
 from spanqa.folder_swap import sole_writer, swap_folder
 from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, manifest_json
 from spanqa.startup import artefact_path, sha256_of, versions_in
-from spanqa_build.configs import config_texts
+from spanqa_build.configs import CONFIG_FILE, config_texts
 from spanqa_build.errors import RepositoryError
+from spanqa_build.gpu_config_check import check_gpu_configs
 from spanqa_build.warmup import WARMUP_FOLDER
 
-CONFIG_FILE = "config.pbtxt"
 OUR_MODELS = re.compile("|".join((*contract.MODELS, rf"{contract.ENCODER}_\d+")))
 
 
@@ -84,9 +84,13 @@ def seal_version(folder: Path, version: int, manifest: Manifest) -> None:
         folder: The repository.
         version: The version; its configurations become the repository's.
         manifest: Its settings; what its files are is filled in here.
+
+    Raises:
+        RepositoryError: If Triton could not serve the configurations on a GPU.
     """
     for model, text in config_texts(manifest, version=version).items():
         _put(folder / model / CONFIG_FILE, text.encode())
+    check_gpu_configs(folder, manifest)
     artefacts, configs = {}, {}
     for model in manifest.models:
         for path in sorted((folder / model / str(version)).glob("[!._]*")):

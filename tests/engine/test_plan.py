@@ -60,7 +60,7 @@ def test_a_gpu_gets_an_engine_a_bucket_and_each_holds_the_weights_in_fp16(megatr
     plan = plan_from(megatron, target_from_name(name))
     assert plan.lengths == (128, 192, 256, 384)
     assert [artefact.size_bytes for artefact in plan.artefacts] == [2 * 334_166_018] * 5
-    assert plan.gpu_memory.weights_bytes == 4 * 2 * 334_166_018
+    assert plan.gpu_memory.weights_bytes == 4 * target_from_name(name).instances * 2 * 334_166_018
 
 
 def test_memory_adds_up_and_fits_the_smallest_v100(megatron):
@@ -93,12 +93,13 @@ def test_the_estimate_of_activations_is_not_below_what_attention_alone_must_hold
     assert held < activation_bytes(MEGATRON, rows, length) < 4 * held
 
 
-def test_more_instances_need_more_activations_and_no_more_weights(megatron):
+def test_more_instances_need_more_of_all_but_cuda_itself(megatron):
     target = target_from_name("v100")
     one = plan_from(megatron, target).gpu_memory
     two = plan_from(megatron, dataclasses.replace(target, instances=2)).gpu_memory
-    assert two.weights_bytes == one.weights_bytes
-    assert (two.activations_bytes, two.graphs_bytes) == (2 * one.activations_bytes, 2 * one.graphs_bytes)
+    for part in ("weights_bytes", "activations_bytes", "graphs_bytes"):
+        assert getattr(two, part) == 2 * getattr(one, part)
+    assert two.context_bytes == one.context_bytes
 
 
 def test_a_plan_for_volta_names_the_versions_and_the_torch_that_still_run_there(megatron):
