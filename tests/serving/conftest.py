@@ -1,6 +1,7 @@
 """Triton's module for Python models, faked: real tensors, requests and responses, and an encoder made of arithmetic."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -107,13 +108,27 @@ class InferenceRequest:
         if not known or list(self._outputs) != ["start_logits", "end_logits"]:
             return InferenceResponse(error=TritonError(f"unknown model '{self._model}'", TritonError.NOT_FOUND))
         encoder.asked.append(self._model)
+        if refusal := encoder.refusal_of_shapes(self._model, self._inputs):
+            return InferenceResponse(error=TritonError(refusal, TritonError.INVALID_ARG))
         response = encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
         # As in a Triton built for GPUs: an answer stays where it was made unless CPU memory was asked for.
         asked_cpu = self._memory is not None and self._memory.kind == TRITONSERVER_MEMORY_CPU
         if asked_cpu and not encoder.keeps_on_gpu:
             return response
-        tensors = [Tensor(tensor.name(), tensor.as_numpy(), on_gpu=True) for tensor in response.output_tensors()]
-        return InferenceResponse(tensors, response.error())
+        return InferenceResponse(on_gpu(response.output_tensors()), response.error())
+
+
+def on_gpu(tensors):
+    """The tensors of an encoder on a GPU, where it leaves them."""
+    return [Tensor(tensor.name(), tensor.as_numpy(), on_gpu=True) for tensor in tensors]
+
+
+def delivered(tensors, config):
+    """What an ensemble gives a Python model: all in CPU memory, unless its configuration asks otherwise."""
+    asked = re.search(r'key: "FORCE_CPU_ONLY_INPUT_TENSORS"\s*value \{\s*string_value: "(\w+)"', config)
+    if asked and asked[1] == "no":
+        return list(tensors)
+    return [Tensor(tensor.name(), tensor._array) for tensor in tensors]
 
 
 class Encoder:
@@ -121,13 +136,24 @@ class Encoder:
 
     `keeps_on_gpu` leaves its answers in the GPU's memory whatever is asked for.
     `models` are the names that it answers to, in version 1 alone, which is that of the models that ask it; `asked` is
-    what it was called. `faults` holds messages: a call whose rows hold the token id of a key fails with that message.
+    what it was called. `buckets` are what their configurations say, by name: other shapes are refused. `faults` holds
+    messages: a call whose rows hold the token id of a key fails with that message.
     """
 
     def __init__(self):
         self.calls, self.faults, self.before_call = [], {}, None
         self.models, self.asked = {contract.ENCODER}, []
-        self.keeps_on_gpu = False
+        self.keeps_on_gpu, self.buckets = False, {}
+
+    def refusal_of_shapes(self, model, inputs):
+        """The core's words for a batch or a length that the model's configuration does not have."""
+        bucket = self.buckets.get(model)
+        for rows, length in [tensor.as_numpy().shape for tensor in inputs] if bucket else []:
+            if rows > bucket.max_rows:
+                return f"inference request batch-size must be <= {bucket.max_rows} for '{model}'"
+            if length != bucket.length:
+                return f"unexpected shape for model '{model}'. Expected [-1,{bucket.length}], got [{rows},{length}]"
+        return None
 
     def __call__(self, inputs):
         if self.before_call:
@@ -197,7 +223,8 @@ def in_buckets(repository, pb_utils):
     folder = repository / contract.QUESTION_ANSWERING / "1"
     manifest = replace(load_manifest(folder), packing=Packing(buckets=BUCKETS))
     (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
-    pb_utils.encoder.models = {bucket.model for bucket in BUCKETS}
+    pb_utils.encoder.buckets = {bucket.model: bucket for bucket in BUCKETS}
+    pb_utils.encoder.models = set(pb_utils.encoder.buckets)
     return BUCKETS
 
 
@@ -220,6 +247,23 @@ def model(pb_utils, repository, root):
     for instance in loaded:
         if hasattr(instance, "finalize"):
             instance.finalize()
+
+
+@pytest.fixture
+def after_encoder(pb_utils, root):
+    """Makes postprocess's request as the ensemble does, from the first stage's answer and an encoder on a GPU."""
+
+    def make(request, first, config=None):
+        made = {tensor.name(): tensor.as_numpy() for tensor in first.output_tensors()}
+        encoded = pb_utils.encoder({tensor.name: made[tensor.name] for tensor in contract.ENCODER_INPUTS})
+        passed = [tensor for tensor in request.inputs() if tensor.name() != contract.QUESTION.name]
+        kept = {tensor.name for tensor in contract.STAGE_TENSORS}
+        staged = [tensor for tensor in first.output_tensors() if tensor.name() in kept]
+        shipped = (root / "model_repository" / contract.POSTPROCESS / "config.pbtxt").read_text(encoding="utf-8")
+        inputs = [*passed, *staged, *on_gpu(encoded.output_tensors())]
+        return pb_utils.InferenceRequest(delivered(inputs, config or shipped))
+
+    return make
 
 
 @pytest.fixture

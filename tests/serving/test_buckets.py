@@ -59,16 +59,12 @@ def test_the_ensemble_pads_to_the_longest_bucket_and_takes_as_many_rows(in_bucke
     assert "takes at most 3: ask the model question_answering" in response.error().message()
 
 
-def test_the_ensembles_stages_answer_as_the_main_entry_with_buckets(in_buckets, model, request_of, pb_utils):
+def test_the_ensembles_stages_answer_as_the_main_entry_with_buckets(in_buckets, model, request_of, after_encoder):
     request = request_of(("who sat?", TEXTS[0]), TOP_N=[5])
     (expected,) = model(contract.QUESTION_ANSWERING).execute([request])
     (first,) = model(contract.PREPROCESS).execute([request])
-    made = arrays_of(first)
-    encoded = pb_utils.encoder({tensor.name: made[tensor.name] for tensor in contract.ENCODER_INPUTS})
-    passed = [tensor for tensor in request.inputs() if tensor.name() != contract.QUESTION.name]
-    staged = [tensor for tensor in first.output_tensors() if tensor.name() in {t.name for t in contract.STAGE_TENSORS}]
-    inputs = [*passed, *staged, *encoded.output_tensors()]
-    (answered,) = model(contract.POSTPROCESS).execute([pb_utils.InferenceRequest(inputs)])
+    arrays_of(first)
+    (answered,) = model(contract.POSTPROCESS).execute([after_encoder(request, first)])
     assert_same(answered, expected)
 
 

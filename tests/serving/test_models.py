@@ -24,7 +24,7 @@ def ask(model):
 
 
 @pytest.fixture
-def ask_ensemble(model, pb_utils):
+def ask_ensemble(model, after_encoder):
     """Sends a request through preprocess, the encoder and postprocess, as the ensemble does."""
     preprocess, postprocess = model(contract.PREPROCESS), model(contract.POSTPROCESS)
 
@@ -32,13 +32,7 @@ def ask_ensemble(model, pb_utils):
         (first,) = preprocess.execute([request])
         if first.has_error():
             return first
-        made = first.arrays()
-        encoded = pb_utils.encoder({tensor.name: made[tensor.name] for tensor in contract.ENCODER_INPUTS})
-        passed = [tensor for tensor in request.inputs() if tensor.name() != contract.QUESTION.name]
-        staged = [
-            tensor for tensor in first.output_tensors() if tensor.name() in {t.name for t in contract.STAGE_TENSORS}
-        ]
-        (last,) = postprocess.execute([pb_utils.InferenceRequest([*passed, *staged, *encoded.output_tensors()])])
+        (last,) = postprocess.execute([after_encoder(request, first)])
         return last
 
     return ask
@@ -185,6 +179,18 @@ def test_logits_left_on_the_gpu_all_the_same_are_told_in_one_sentence(ask, reque
     assert_error(
         response, pb_utils, "INTERNAL", "^encoder left its logits in GPU memory though CPU memory was asked for"
     )
+
+
+def test_the_last_stage_gets_an_encoders_logits_in_cpu_memory_as_nothing_else_is_asked_for(
+    model, request_of, after_encoder, pb_utils
+):
+    request = request_of(("who?", SHORT))
+    (first,) = model(contract.PREPROCESS).execute([request])
+    postprocess = model(contract.POSTPROCESS)
+    assert not postprocess.execute([after_encoder(request, first)])[0].has_error()
+    asking = 'parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }'
+    (response,) = postprocess.execute([after_encoder(request, first, asking)])
+    assert_error(response, pb_utils, "INTERNAL", r"^an unexpected error \(fault")
 
 
 def test_a_truncated_question_is_told(ask, request_of):
