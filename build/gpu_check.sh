@@ -33,13 +33,14 @@ run() {
     ((dry)) || "$@"
 }
 
+graph_failures="(set|record|start|finish|instantiate) cuda graph|cuda graph is not"
 server=
 stop_server() {
     [[ -z $server ]] || { kill -TERM "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
     server=
 }
 start_server() {
-    local command=(tritonserver --model-repository "$1" --exit-on-error=true)
+    local command=(tritonserver --disable-auto-complete-config --exit-on-error=true --model-repository "$1")
     say "${command[@]}"
     ((dry)) && return
     "${command[@]}" >"$work/server.log" 2>&1 &
@@ -47,7 +48,12 @@ start_server() {
     for _ in $(seq 300); do
         # Ours, not another that holds its ports: that one is ready while ours is already gone.
         kill -0 "$server" 2>/dev/null || break
-        curl -fs localhost:8000/v2/health/ready >/dev/null && return
+        if curl -fs localhost:8000/v2/health/ready >/dev/null; then
+            # Triton serves on without a graph that it cannot capture: its log alone says so, and of the others nothing.
+            grep -Eim1 "$graph_failures" "$work/server.log" >&2 || return 0
+            echo "gpu_check: error: a CUDA graph was not captured, and what is measured would be without it" >&2
+            return 1
+        fi
         sleep 1
     done
     echo "gpu_check: error: the server did not become ready: read $work/server.log" >&2

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from spanqa.cli import COMMANDS
+from spanqa_build.plan_commands import SERVE
 from spanqa_build.targets import target_from_name
 
 HEADER = "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 latency,p99 latency,Avg latency\n"
@@ -52,7 +54,7 @@ def test_every_spanqa_command_in_it_exists_and_takes_its_options(dry_run, monkey
 FAKES = {
     "nvidia-smi": 'echo "Tesla V100-SXM2-32GB, 7.0, 535.183.01, 32768 MiB"',
     "curl": "exit 0",
-    "tritonserver": 'echo "$@" >> {work}/served; exec sleep 60',
+    "tritonserver": 'echo "$@" >> {work}/served; echo "{says}"; exec sleep 60',
     "perf_analyzer": 'while [ "$1" != -f ]; do shift; done; printf "{header}1,99.5,0,10500,0,0,11100,10600\\n" > "$2"',
     "spanqa": 'case "$*" in *"--engine {broken}"*) exit 2 ;; esac',
     "python3": 'case "$2" in inputs) echo 128; echo 384 ;; *) exec {python} "$@" ;; esac',
@@ -63,7 +65,7 @@ FAKES = {
 def checked(root, tmp_path):
     """The script among programs that do nothing, in a copy of the project whose results can be written or not."""
 
-    def run(broken="nothing"):
+    def run(broken="nothing", says="ready"):
         programs, work = tmp_path / "bin", tmp_path / "work"
         for folder in (programs, work, tmp_path / "build", tmp_path / "benchmarks"):
             folder.mkdir(exist_ok=True)
@@ -73,6 +75,7 @@ def checked(root, tmp_path):
                 "{python}": sys.executable,
                 "{header}": HEADER.rstrip() + "\\n",
                 "{broken}": broken,
+                "{says}": says,
             }
             for key, value in values.items():
                 script = script.replace(key, str(value))
@@ -122,6 +125,29 @@ def test_the_report_is_in_the_work_folder_and_copied_where_that_can_be_written(c
     assert "the report stays in" not in done.stderr
     (copied,) = (tmp_path / "benchmarks" / "results").iterdir()
     assert copied.read_text() == (work / copied.name).read_text()
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "W0101 unable to record CUDA graph for encoder_128_0_0",
+        "E0101 Failed to set cuda graph shape for encoder_128_0_0trt failed to set input shape",
+        "W0101 Detected shape tensor, CUDA graph is not captured forencoder_128_0_0",
+    ],
+)
+def test_nothing_is_measured_where_a_graph_was_not_captured(checked, says):
+    done, work = checked(says=says)
+    assert done.returncode == 1
+    assert done.stderr.count(f"{says}\ngpu_check: error: a CUDA graph was not captured") == 2
+    assert not list(work.glob("*-*-*.csv"))
+
+
+def test_the_server_completes_no_configuration_as_it_is_started_everywhere(root, dry_run):
+    (served,) = {tuple(command[:3]) for command in dry_run if command[0] == "tritonserver"}
+    assert served == SERVE
+    assert f" {shlex.join(SERVE)} --model-repository repository\n" in (root / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (\[.*\])$", (root / "build" / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert json.loads(command)[: len(SERVE)] == list(SERVE)
 
 
 @pytest.mark.parametrize("option", ["-m", "-t", "-d", "-w"])
