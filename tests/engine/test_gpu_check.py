@@ -190,6 +190,12 @@ def test_the_image_takes_the_container_of_every_target(root):
     assert text.count("USER triton-server") == 2
 
 
+def test_the_image_has_its_packages_in_an_environment_of_its_own_where_tritons_python_finds_them(root):
+    text = (root / "build" / "Dockerfile").read_text(encoding="utf-8")
+    places = [text.index(part) for part in ("ENV PATH=/opt/python/bin:$PATH", "virtualenv /opt/python", "pip install")]
+    assert places == sorted(places)
+
+
 def test_the_image_that_builds_gets_the_versions_of_the_target_and_those_of_volta_by_default(root):
     text = (root / "build" / "Dockerfile").read_text(encoding="utf-8")
     v100 = target_from_name("v100")

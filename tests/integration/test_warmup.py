@@ -1,4 +1,4 @@
-"""A real Triton reads the warm-up that the build writes for a GPU's encoders, and refuses what the build's check does."""
+"""A real Triton reads the warm-up that the build writes for a GPU's encoders, and refuses faults as the build does."""
 
 import shutil
 
