@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from spanqa.errors import InputError, SpanqaError
@@ -70,3 +70,21 @@ def guarded(pb_utils: Any, step: Callable[[Any], list[Any]], request: Any) -> An
         return pb_utils.InferenceResponse(output_tensors=step(request))
     except Exception as error:  # every fault is told to whom it concerns
         return error_response(pb_utils, error)
+
+
+def guarded_together(
+    pb_utils: Any, step: Callable[[Sequence[Any]], list[list[Any]]], requests: Sequence[Any]
+) -> list[Any]:
+    """Answer requests by one step for all of them; where that fails, one by one, so that a fault is its own request's.
+
+    Args:
+        pb_utils: Triton's module for Python models.
+        step: Makes the output tensors of each of some requests.
+        requests: The requests; one at least.
+    """
+    if len(requests) > 1:
+        try:
+            return [pb_utils.InferenceResponse(output_tensors=tensors) for tensors in step(requests)]
+        except Exception as error:  # told below, to whom it concerns
+            print(f"spanqa: {len(requests)} requests together: {error}: one by one", file=sys.stderr, flush=True)
+    return [guarded(pb_utils, lambda one: step([one])[0], request) for request in requests]

@@ -24,6 +24,8 @@ READABLE_VERSIONS = (1, 2)
 SEAL = "sha256"
 MIN_CONTEXT_BYTES = 1000
 """The lowest limit: a paragraph. What is asked to see whether a server answers is far shorter."""
+TORCH = "torch"
+"""The platform of encoders that torch runs, inside Triton's Python backend."""
 UNSEALED = frozenset({SEAL, "max_context_bytes"})
 """What the seal leaves out: itself, and the one limit that is the server's, for people to change."""
 
@@ -43,15 +45,18 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """How Triton itself runs the encoders, without a model.py of ours.
+    """How the encoders run, one for each length of window.
 
     Args:
-        platform: Triton's name of the format: tensorrt_plan or onnxruntime_onnx.
+        platform: Triton's name of the format where it runs them by itself, tensorrt_plan or onnxruntime_onnx; TORCH
+            where a model.py of ours does.
         graph_rows: Batch sizes that a CUDA graph is captured for.
         instances: Instances of each encoder on each GPU.
         gpu: The GPU that the files were compiled for; None where any will do.
         tensorrt: The TensorRT that compiled them, from major.minor.patch on; None where none did.
         rehearsed: What stood in for TensorRT in a rehearsal, whose engines are not to be served; None of real ones.
+        device: "cuda", or "cpu" where torch serves without a GPU.
+        dtype: What torch computes in: float16, bfloat16 or float32; other platforms have it in their files.
     """
 
     platform: str
@@ -60,6 +65,13 @@ class Engine:
     gpu: Gpu | None = None
     tensorrt: str | None = None
     rehearsed: str | None = None
+    device: str = "cuda"
+    dtype: str = "float16"
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether a model.py of ours runs the encoders."""
+        return self.platform == TORCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +97,7 @@ class Manifest:
         windows: How contexts are cut.
         decode: The model's decoding defaults.
         packing: How windows are grouped into encoder calls.
-        engine: How Triton runs the encoders; None where a model.py does.
+        engine: How the encoders run; None for the one that takes every length, on a CPU in ONNX Runtime.
         max_context_bytes: Longest context accepted, in UTF-8 bytes.
         encoder: The network: its precision, what the build measured of it (parity, accuracy), and whatever else.
         model: The checkpoint's name and provenance.

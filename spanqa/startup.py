@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def check_served(repository: Path, version: int, manifest: Manifest) -> None:
         SpanqaError: A file is not the one of the build, or this machine not the one that they were compiled for.
     """
     check_machine(manifest)
-    of_triton = manifest.packing.encoders if manifest.engine else ()
+    of_triton = manifest.packing.encoders if manifest.engine and not manifest.engine.is_torch else ()
     whole = {name for name in manifest.artefacts if name.partition("/")[0] in of_triton}
     check_files(repository, version, manifest, whole=whole)
 
@@ -124,6 +125,37 @@ def tensorrt_here(major: int) -> str | None:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
+def cuda_gpus_here() -> int:
+    """Count the GPUs that CUDA shows to this process, by the driver's library; none where there is no driver."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        is_known = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value if is_known else 0
+
+
+def torch_fault(device: str, *, n_gpus: Callable[[], int] = cuda_gpus_here) -> str | None:
+    """Say why torch cannot serve here, as far as it shows without importing torch; None where nothing does.
+
+    Args:
+        device: "cuda" or "cpu".
+        n_gpus: Counts the GPUs that CUDA shows.
+    """
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "safetensors")}
+    except importlib.metadata.PackageNotFoundError as error:
+        return f"{error.name} is not installed: pip install 'spanqa[serve,training]'"
+    if device != "cuda":
+        return None
+    if versions["torch"].endswith("+cpu"):
+        return f"torch {versions['torch']} is made for CPUs alone: install one made for CUDA (`spanqa build --plan`)"
+    if not n_gpus():
+        return "CUDA shows no GPU: check NVIDIA's driver and CUDA_VISIBLE_DEVICES, or build with --device cpu"
+    return None
+
+
 def check_not_rehearsed(manifest: Manifest) -> None:
     """Refuse to serve what a rehearsal wrote: its engines show that a build succeeds, and run nowhere.
 
@@ -142,8 +174,9 @@ def check_machine(
     *,
     gpus: Callable[[], Sequence[Gpu]] = gpus_here,
     tensorrt: Callable[[int], str | None] = tensorrt_here,
+    torch: Callable[[str], str | None] = torch_fault,
 ) -> None:
-    """Check that engines can run here: they hold for one kind of GPU and one TensorRT.
+    """Check that engines can run here: they hold for one kind of GPU and one TensorRT, or need torch.
 
     Where the driver does not say what GPUs there are, TensorRT itself decides when it loads them.
 
@@ -151,6 +184,7 @@ def check_machine(
         manifest: What they were compiled for.
         gpus: Gives the machine's GPUs.
         tensorrt: Gives the version of the machine's TensorRT library of a major version.
+        torch: Says why torch cannot run on a device; None where it may.
 
     Raises:
         SpanqaError: They cannot.
@@ -175,3 +209,7 @@ def check_machine(
                 f"the engines were built by TensorRT {wanted}, this machine has {found or 'another or none'}: serve in "
                 f"the Triton image that has {wanted}, or build the repository again"
             )
+    fault = torch(engine.device) if engine.is_torch else None
+    if fault:
+        where = "a GPU" if engine.device == "cuda" else "a CPU"
+        raise SpanqaError(f"the encoders run with torch on {where}, and here {fault}")

@@ -189,6 +189,29 @@ def test_model_files_import_only_the_core_numpy_and_triton(path):
     assert not {name for name in imports(path) if not within(name, allowed)}
 
 
+def test_the_model_file_for_torch_imports_beside_that_its_network_alone():
+    network = "spanqa_training.inference.fixed_length"
+    allowed = {"spanqa", "numpy", "triton_python_backend_utils", network, *sys.stdlib_module_names}
+    path = PACKAGES["spanqa_build"] / "templates" / "encoder_torch.py"
+    assert not {name for name in imports(path) if not within(name, allowed)}
+    assert any(within(name, [network]) for name in imports(path))
+
+
+def test_the_network_for_torch_imports_no_other_heavy_package():
+    others = [name for name in (*HEAVY, "cryptography", "yaml", "sympy") if name not in ("torch", "tqdm")]
+    code = "\n".join(
+        [
+            "import sys, torch, safetensors.torch",  # what these import is theirs
+            "there = set(sys.modules)",
+            "import spanqa_training.inference.fixed_length",
+            "new = {name.partition('.')[0] for name in set(sys.modules) - there}",
+            f"sys.exit(repr(sorted(new & set({others!r}))) if new & set({others!r}) else 0)",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_everything_parses_as_python_3_10():
     for path in SOURCES:
         ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 10))

@@ -94,6 +94,9 @@ def _machine_line(manifest: Manifest) -> str:
     engine = manifest.engine
     if engine is not None and engine.rehearsed:
         return f"target {manifest.target}: rehearsed with {engine.rehearsed}, not to be served"
+    if engine is not None and engine.is_torch:
+        where = "any GPU" if engine.device == "cuda" else "a CPU"
+        return f"target {manifest.target}: torch in {engine.dtype} on {where}"
     if engine is None or engine.gpu is None:
         return f"target {manifest.target}: bound to no GPU"
     built_for = f"target {manifest.target}: for {engine.gpu.name} ({engine.gpu.compute_capability})"

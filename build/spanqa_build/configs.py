@@ -108,8 +108,12 @@ def _encoder_configs(manifest: Manifest) -> list[pb.ModelConfig]:
 
 
 def _engine_config(bucket: Bucket, engine: Engine) -> pb.ModelConfig:
-    """One encoder that Triton runs by itself: rows of one length, so that captured graphs fit what comes."""
-    config = pb.ModelConfig(name=bucket.model, platform=engine.platform, max_batch_size=bucket.max_rows)
+    """One encoder for rows of one length, so that captured graphs fit what comes."""
+    config = pb.ModelConfig(name=bucket.model, max_batch_size=bucket.max_rows)
+    if engine.is_torch:
+        config.backend = "python"
+    else:
+        config.platform = engine.platform
     step = _encoder_step(bucket.model)
     _declare(config, step.inputs, step.outputs)
     for tensor in config.input:
@@ -118,7 +122,8 @@ def _engine_config(bucket: Bucket, engine: Engine) -> pb.ModelConfig:
     output_length = OPEN if engine.platform == ONNXRUNTIME else bucket.length
     for tensor in config.output:
         tensor.dims[:] = [output_length]
-    group = config.instance_group.add(count=engine.instances, kind=pb.ModelInstanceGroup.KIND_GPU)
+    kind = pb.ModelInstanceGroup.KIND_GPU if engine.device == "cuda" else pb.ModelInstanceGroup.KIND_CPU
+    group = config.instance_group.add(count=engine.instances, kind=kind)
     config.dynamic_batching.SetInParent()  # the ensemble's requests come one by one
     if engine.platform == TENSORRT:
         group.profile.append(PROFILE)  # Triton loads only the profiles that are listed

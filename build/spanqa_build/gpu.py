@@ -80,7 +80,9 @@ def tensorrt_version() -> str:
         ) from error
 
 
-def mismatches(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0) -> list[str]:
+def mismatches(
+    target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0, software: str | None = None
+) -> list[str]:
     """Compare what is there with what a target needs.
 
     Args:
@@ -88,6 +90,7 @@ def mismatches(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_by
         gpu: The GPU that is there.
         tensorrt: The version of TensorRT that is there; None where it has no part in the build.
         needed_bytes: GPU memory that the build or the server needs free.
+        software: What needs the driver, for messages; by default the target's container.
 
     Returns:
         One sentence for each mismatch: what was got, what is needed, what to do.
@@ -102,7 +105,8 @@ def mismatches(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_by
         found.append(_tensorrt_mismatch(target, tensorrt))
     if not _fits(gpu.driver, target.driver):
         found.append(
-            f"NVIDIA's driver is {gpu.driver}, and {target.container} needs {target.driver}: install such a driver"
+            f"NVIDIA's driver is {gpu.driver}, and {software or target.container} needs {target.driver}: install such a"
+            " driver"
         )
     if gpu.free_bytes < needed_bytes:
         found.append(
@@ -112,13 +116,15 @@ def mismatches(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_by
     return found
 
 
-def check_gpu(target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0) -> None:
+def check_gpu(
+    target: Target, gpu: GpuFacts, tensorrt: str | None, *, needed_bytes: int = 0, software: str | None = None
+) -> None:
     """Refuse to build where `mismatches` finds something; arguments as there.
 
     Raises:
         GpuError: With every mismatch, in one line.
     """
-    found = mismatches(target, gpu, tensorrt, needed_bytes=needed_bytes)
+    found = mismatches(target, gpu, tensorrt, needed_bytes=needed_bytes, software=software)
     if found:
         raise GpuError("; and ".join(found))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
-from spanqa.manifest import Engine, Gpu, Manifest
+from spanqa.manifest import TORCH, Engine, Gpu, Manifest
 from spanqa.packing import Bucket, Packing
 from spanqa.windows import WindowMaker
 from spanqa_build.activation_scan import ActivationScan
@@ -22,6 +23,7 @@ from spanqa_build.configs import ONNXRUNTIME, TENSORRT
 from spanqa_build.cpu_speed import sampled_batches
 from spanqa_build.engine import EngineFacts, build_engine
 from spanqa_build.engine_run import network_from_engines
+from spanqa_build.errors import BuildError
 from spanqa_build.float16_export import NetworkFacts, float16_network_from_windows
 from spanqa_build.gpu import GpuFacts, check_gpu, gpu_facts, tensorrt_version
 from spanqa_build.network_file import write_network
@@ -32,8 +34,10 @@ from spanqa_build.precision import rounded_twin
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import GpuNetworks, check_output, manifest_from_checkpoint, write_repository
 from spanqa_build.targets import Target
+from spanqa_build.torch_engine import torch_engine
 from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.inference.cuda_graphs import check_device
 from spanqa_training.model import SpanModel
 
 _Built = tuple[Engine, dict[int, Path], dict[str, Any]]
@@ -52,9 +56,13 @@ class GpuBuild:
         name: Its name, for people.
         target: The GPU.
         engine: One of plan.ENGINES.
+        device: "cuda"; or "cpu", where torch builds and serves the same without a GPU.
         data: SQuAD file that the networks are checked on.
         timing_caches: Where TensorRT's timings are kept, by GPU and version.
         quiet: Whether to hide progress.
+
+    Raises:
+        BuildError: The engine is only for a GPU, and the device is none.
     """
 
     checkpoint: Checkpoint
@@ -62,18 +70,24 @@ class GpuBuild:
     name: str
     target: Target
     engine: str = "tensorrt"
+    device: str = "cuda"
     data: Path = DEFAULT_DATA
     timing_caches: Path = TIMING_CACHES
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device != "cuda" and self.engine != TORCH:
+            raise BuildError(f"the engine {self.engine} runs on a GPU alone, not on {self.device}: give {TORCH}")
 
     def write(self, output: str | Path) -> Manifest:
         """Build and write a new version; an existing one goes on serving until all checks pass.
 
         Raises:
             BuildError: GPU or versions are not the target's, a check failed, or the repository cannot be written.
+            TrainingError: Torch cannot run the network on the GPU.
         """
         check_output(output)
-        gpu = self._checked_gpu()
+        gpu = self._checked_gpu() if self.device == "cuda" else None
         examples = questions_to_check(self.data)
         buckets = self.buckets()
         maker = WindowMaker(self.checkpoint.tokenizer(), self.checkpoint.windows)
@@ -81,15 +95,19 @@ class GpuBuild:
         self._say("asking torch")
         comparison = Comparison(self.checkpoint, examples, partial(run_torch, self.model.eval()), quiet=self.quiet)
         with tempfile.TemporaryDirectory() as scratch:
-            build = self._tensorrt if self.engine == "tensorrt" else self._onnxruntime
-            engine, paths, facts = build(Path(scratch), gpu, [bucket.length for bucket in buckets], comparison)
+            lengths = [bucket.length for bucket in buckets]
+            if gpu is None or self.engine == TORCH:
+                engine, paths, facts = self._torch(Path(scratch), gpu, lengths, comparison)
+            else:
+                build = self._tensorrt if self.engine == "tensorrt" else self._onnxruntime
+                engine, paths, facts = build(Path(scratch), gpu, lengths, comparison)
             networks = GpuNetworks(
                 target=self.target.name,
                 engine=engine,
                 packing=self.packing(buckets),
                 paths={bucket.model: paths[bucket.length] for bucket in buckets},
                 warmup=warmup,
-                precision="float16",
+                precision=engine.dtype,
                 facts=facts,
             )
             manifest = manifest_from_checkpoint(self.checkpoint, networks, name=self.name)
@@ -129,11 +147,14 @@ class GpuBuild:
     def _checked_gpu(self) -> GpuFacts:
         """Give the GPU that is there, once it and its libraries are known to be what the build needs."""
         tensorrt = tensorrt_version() if self.engine == "tensorrt" else None
-        if tensorrt is None:
+        if self.engine == "onnxruntime":
             check_cuda_provider()
         gpu = gpu_facts()
         plan = plan_from(self.checkpoint, self.target, engine=self.engine)
-        check_gpu(self.target, gpu, tensorrt, needed_bytes=plan.build_bytes)
+        software = self.target.torch if self.engine == TORCH else None
+        check_gpu(self.target, gpu, tensorrt, needed_bytes=plan.build_bytes, software=software)
+        if self.engine == TORCH:
+            check_device(torch.device("cuda", 0))
         return gpu
 
     def buckets(self) -> tuple[Bucket, ...]:
@@ -190,6 +211,15 @@ class GpuBuild:
         # Bound to no GPU: the network is compiled when it is loaded.
         engine = Engine(platform=ONNXRUNTIME, instances=self.target.instances)
         return engine, dict.fromkeys(lengths, onnx), facts
+
+    def _torch(self, scratch: Path, gpu: GpuFacts | None, lengths: Sequence[int], comparison: Comparison) -> _Built:
+        self._say("writing the network, and comparing it with torch in float32")
+        batches = sampled_batches(comparison.windows, n_windows=_SCANNED_WINDOWS)
+        engine, path, stage, facts = torch_engine(
+            self.model, scratch, self.target, lengths, comparison, batches, gpu=gpu
+        )
+        facts |= self._report([comparison.reference, stage])
+        return engine, dict.fromkeys(lengths, path), facts
 
     def _report(self, stages: Sequence[Stage]) -> dict[str, Any]:
         if not self.quiet:

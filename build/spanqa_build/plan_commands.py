@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spanqa.manifest import TORCH
 from spanqa_build.targets import Target
 
 _VARIABLE, _FILE = "env:", "@"
@@ -41,6 +42,23 @@ def cpu_commands(target: Target, wanted: Wanted) -> tuple[str, ...]:
     options = ["-m", wanted.model, "--target", target.name, *_key_options(wanted.key), *data, "-o", wanted.output]
     return (
         shlex.join(["spanqa", "build", *options]),
+        shlex.join(["spanqa", "serve", "--repository", wanted.output]),
+    )
+
+
+def torch_commands(target: Target, wanted: Wanted, *, on_gpu: bool) -> tuple[str, ...]:
+    """Give the commands that build and serve with torch, on the GPU or to try it without one: no container."""
+    install = ["make setup", ". .venv/bin/activate"]
+    if on_gpu and target.torch_index:
+        # Named in full: the torch of PyPI, which has the same version but for this, would do for pip.
+        index = f"https://download.pytorch.org/whl/{target.torch_index}"
+        install.append(shlex.join(["pip", "install", f"{target.torch}+{target.torch_index}", "--index-url", index]))
+    data = ["--data", wanted.data] if wanted.data else []
+    engine = ["--engine", TORCH, *([] if on_gpu else ["--device", "cpu"])]
+    options = ["-m", wanted.model, "--target", target.name, *engine, *_key_options(wanted.key), *data]
+    return (
+        *install,
+        shlex.join(["spanqa", "build", *options, "-o", wanted.output]),
         shlex.join(["spanqa", "serve", "--repository", wanted.output]),
     )
 

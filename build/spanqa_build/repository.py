@@ -12,7 +12,7 @@ from typing import Any
 import spanqa
 from spanqa import contract
 from spanqa.errors import SpanqaError
-from spanqa.manifest import MANIFEST_FILE, Engine, Manifest, load_manifest
+from spanqa.manifest import MANIFEST_FILE, TORCH, Engine, Manifest, load_manifest
 from spanqa.packing import Packing
 from spanqa.spans import DecodeSettings
 from spanqa.startup import sha256_of, versions_in
@@ -24,11 +24,13 @@ from spanqa_build.errors import RepositoryError
 from spanqa_build.versions import add_version
 from spanqa_build.warmup import WARMUP_FOLDER, warmup_files
 from spanqa_training.checkpoints.checkpoint import Checkpoint
+from spanqa_training.inference.fixed_length import WEIGHTS_FILE
 
 NETWORK_FILE = "network.onnx"
 CODE_FILE = "model.py"
-ENGINE_FILES = {TENSORRT: "model.plan", ONNXRUNTIME: "model.onnx"}
-"""What Triton's backends look for in a version folder."""
+ENGINE_FILES = {TENSORRT: "model.plan", ONNXRUNTIME: "model.onnx", TORCH: WEIGHTS_FILE}
+"""What Triton's backends, or a model.py of ours, look for in a version folder."""
+TORCH_TEMPLATE = "encoder_torch"
 CPU_PACKING = Packing(rows_per_call=16, tokens_per_call=16 * 512, calls_in_flight=2)
 """Calls large enough to keep every core busy; the CPU encoder runs the windows of a call one by one all the same."""
 _PACKAGED_TEMPLATES = Path(__file__).parent / "templates"
@@ -129,6 +131,9 @@ def write_repository(
         coded = tuple(name for name in contract.MODELS if name not in (contract.ENSEMBLE, contract.ENCODER))
         file = ENGINE_FILES[network.engine.platform]
         files |= {f"{name}/{file}": network.paths[name] for name in manifest.packing.encoders}
+        if network.engine.is_torch:
+            code = _template(TORCH_TEMPLATE).read_bytes()
+            files |= {f"{name}/{CODE_FILE}": code for name in manifest.packing.encoders}
         warmup = warmup_files(network.warmup)
     else:
         coded = tuple(name for name in contract.MODELS if name != contract.ENSEMBLE)

@@ -20,6 +20,8 @@ TRITON_BYTES = 150 * MB
 """Triton itself with a margin: 40 MB measured with two models."""
 PROCESS_BYTES = 60 * MB
 """One Python process: 37 MB measured with numpy alone, more with a tokenizer."""
+TORCH_BYTES = 250 * MB
+"""What torch adds to one: 225 MB measured without a GPU."""
 ARTEFACT_FACTOR = 3
 """A network takes its file's size, once more while it is optimised at loading, and its activations."""
 SHARED_BYTES = 2 * MB
@@ -119,7 +121,9 @@ def check_memory(
         )
     free = free_memory_bytes() if free_bytes is None else free_bytes
     artefacts = sum(model.file_bytes for model in models)
-    needed = TRITON_BYTES + PROCESS_BYTES * n_processes + ARTEFACT_FACTOR * artefacts
+    n_with_torch = sum(model.n_processes for model in models if model.has_torch)
+    processes = PROCESS_BYTES * n_processes + TORCH_BYTES * n_with_torch
+    needed = TRITON_BYTES + processes + ARTEFACT_FACTOR * artefacts
     if free < needed:
         raise MemoryShortageError(
             f"{free / MB:.0f} MB of memory are free and these models need about {needed / MB:.0f} MB: "

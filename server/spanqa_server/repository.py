@@ -10,13 +10,15 @@ from typing import Any
 from spanqa import contract
 from spanqa.errors import SettingsError, SpanqaError
 from spanqa.manifest import MANIFEST_FILE, Manifest, load_manifest
-from spanqa.startup import check_not_rehearsed, sha256_of, versions_in
+from spanqa.startup import check_machine, check_not_rehearsed, sha256_of, versions_in
 from spanqa_server.environment import check_packages
-from spanqa_server.errors import RepositoryError
+from spanqa_server.errors import InstallationError, RepositoryError
 
 REPOSITORY_NAME = "model_repository"
 CONFIG_FILE = "config.pbtxt"
 CODE_FILE = "model.py"
+TORCH_FILES = "*.safetensors"
+"""Weights that a model.py of ours gives to torch."""
 SOURCE_TREE = Path(__file__).resolve().parents[2]
 """The folder that holds this package's source tree, where the package is installed from one."""
 ENTRIES = (contract.ENSEMBLE, contract.QUESTION_ANSWERING)
@@ -30,6 +32,7 @@ class ModelFolder:
     Args:
         name: The model's name, which is its folder's.
         n_processes: How many Python processes it runs.
+        has_torch: Whether each of them runs torch.
         version: Its newest version, which Triton serves.
         file_bytes: Size of everything in that version's folder.
         steps: The models that it names, where it is an ensemble.
@@ -39,6 +42,7 @@ class ModelFolder:
 
     name: str
     n_processes: int
+    has_torch: bool
     version: int
     file_bytes: int
     steps: tuple[str, ...]
@@ -120,6 +124,7 @@ def _model_of(folder: Path) -> ModelFolder:
     return ModelFolder(
         name=folder.name,
         n_processes=n_processes if is_python else 0,
+        has_torch=is_python and any(content.glob(TORCH_FILES)),
         version=version,
         file_bytes=sum(sizes),
         steps=steps,
@@ -156,7 +161,7 @@ def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
     of_build: tuple[str, ...] = contract.MODELS
     if (entry / str(newest) / MANIFEST_FILE).exists():
         manifest = load_manifest(entry / str(newest))
-        _check_not_rehearsed(manifest)
+        _check_manifest(manifest)
         of_build = manifest.models
         absent = sorted(set(of_build) - folders.keys())
         if absent:
@@ -174,11 +179,17 @@ def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
     return tuple(map(_model_of, folders.values()))
 
 
-def _check_not_rehearsed(manifest: Manifest) -> None:
+def _check_manifest(manifest: Manifest) -> None:
+    """Refuse what cannot be served here, before Triton finds out in words of its own."""
     try:
         check_not_rehearsed(manifest)
     except SpanqaError as error:
         raise RepositoryError(str(error)) from error
+    try:
+        if manifest.engine and manifest.engine.is_torch:
+            check_machine(manifest)
+    except SpanqaError as error:
+        raise InstallationError(str(error)) from error
 
 
 def models_of(repository: Path) -> tuple[ModelFolder, ...]:
@@ -192,7 +203,7 @@ def models_of(repository: Path) -> tuple[ModelFolder, ...]:
 
     Raises:
         RepositoryError: If the folder is missing, holds no `question_answering`, or one of its models cannot be right.
-        InstallationError: If a model needs a package that is not installed.
+        InstallationError: If a model needs a package that is not installed, or a GPU that is not there.
     """
     if not repository.is_dir():
         raise RepositoryError(f"there is no folder {repository}: name a model repository, or make one: `spanqa build`")

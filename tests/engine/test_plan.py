@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from spanqa_build.plan import activation_bytes, n_parameters, plan_from, table_from_plan
+from spanqa_build.gpu_memory import activation_bytes, n_parameters
+from spanqa_build.plan import plan_from, table_from_plan
 from spanqa_build.plan_commands import Wanted
 from spanqa_build.targets import all_targets, target_from_name
 from spanqa_training.checkpoints.checkpoint import read_checkpoint

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spanqa.manifest import TORCH
 from spanqa_build.check import check_repository
 from spanqa_build.comparison import INT8, Comparison, Stage, table_from_stages
 from spanqa_build.cpu_build import PRECISIONS, CpuBuild
@@ -23,6 +24,7 @@ from spanqa_build.rehearsal.rehearsal import Rehearsal, Step
 from spanqa_build.rehearsal.report import json_from_rehearsal, line_of_step, text_from_rehearsal
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
+from spanqa_build.torch_engine import DEVICES
 from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from spanqa_training.commands.arguments import add_key_option, key_from_args
 from spanqa_training.model import SpanModel
@@ -40,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target", choices=(*all_targets(), AUTO), default=CPU, help="what it will run on (default: cpu)"
     )
     parser.add_argument("--engine", choices=ENGINES, help=f"what runs the network on a GPU (default: {ENGINES[0]})")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        help=f"of --engine {TORCH} (default: {DEVICES[0]}); cpu builds the same in float32, to try it without a GPU",
+    )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto serves the fastest that passes"
     )
@@ -92,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if args.rehearse:
         return _rehearse(args, GpuBuild(**{**common, "quiet": True}, target=target))
     if target.is_gpu:
-        manifest = GpuBuild(**common, target=target, engine=args.engine or ENGINES[0]).write(args.output)
+        engine, device = args.engine or ENGINES[0], args.device or DEVICES[0]
+        manifest = GpuBuild(**common, target=target, engine=engine, device=device).write(args.output)
     else:
         manifest = CpuBuild(**common, precision=args.precision).write(args.output)
     report = {"repository": args.output, "target": target.name, **manifest.encoder}
@@ -101,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
+    if args.device and args.engine != TORCH:
+        raise BuildError(
+            f"--device {args.device} is of --engine {TORCH}: give --target {', '.join(_GPU_TARGETS)} and"
+            f" --engine {TORCH}, or leave --device out"
+        )
     if args.target == CPU and args.engine:
         raise BuildError(f"--engine {args.engine} is for GPUs: name one with --target, or leave --engine out")
     if args.rehearse and (args.target == CPU or args.engine not in (None, ENGINES[0])):
@@ -133,7 +146,8 @@ def _plan(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
     target = target_from_name(args.target)
     wanted = _wanted(args, args.output or Wanted().output)
-    plan = plan_from(checkpoint, target, engine=args.engine or ENGINES[0], wanted=wanted)
+    engine, device = args.engine or ENGINES[0], args.device or DEVICES[0]
+    plan = plan_from(checkpoint, target, engine=engine, device=device, wanted=wanted)
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
     return 0
 
