@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 from spanqa.manifest import TORCH, Engine
 from spanqa.windows import Batch
-from spanqa_build.activation_scan import ActivationScan, scan_activations
+from spanqa_build.activation_scan import ActivationScan
 from spanqa_build.comparison import FLOAT16_ROUNDED, FLOAT32, Comparison, Limits, Stage
 from spanqa_build.errors import PrecisionError
-from spanqa_build.float16_export import float32_graph
 from spanqa_build.gpu import GpuFacts
 from spanqa_build.precision import MAX_FLOAT16
 from spanqa_build.targets import Target
+from spanqa_build.torch_scan import scan_modules
 from spanqa_training.inference.fixed_length import (
     WEIGHTS_FILE,
     NetworkOfLengths,
@@ -51,7 +51,7 @@ def choose_dtype(model: SpanModel, batches: Sequence[Batch], gpu: GpuFacts | Non
     """
     if gpu is None:
         return "float32", None
-    scan = scan_activations(float32_graph(model), batches)
+    scan = scan_modules(model, batches)
     weights = [name for name, weight in model.state_dict().items() if not float(weight.abs().max()) <= MAX_FLOAT16]
     too_large = [*weights, *scan.float32_tensors]
     if not too_large:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from spanqa.errors import InputError, LogitsError, SettingsError
-from spanqa.guard import CancelledError, EncoderError, error_response, guarded, is_outage
+from spanqa.guard import CancelledError, EncoderError, error_response, guarded, guarded_together, is_outage
 
 
 class TritonError:
@@ -79,3 +79,38 @@ def test_a_step_that_succeeds_gives_its_tensors():
 )
 def test_an_outage_is_known_by_tritons_words(message, outage):
     assert is_outage(message) is outage
+
+
+def doubled(asked, fault=None):
+    """A step that doubles numbers, remembers what it was given together, and fails where `fault` is among it."""
+
+    def step(requests):
+        asked.append(list(requests))
+        if fault in requests:
+            raise InputError(f"{fault} is no number: send another")
+        return [[2 * request] for request in requests]
+
+    return step
+
+
+def test_requests_that_come_together_are_answered_by_one_step():
+    asked = []
+    responses = guarded_together(PB_UTILS, doubled(asked), [1, 2, 3])
+    assert [response.output_tensors for response in responses] == [[2], [4], [6]]
+    assert asked == [[1, 2, 3]]
+
+
+def test_a_request_that_fails_among_others_fails_alone(capsys):
+    asked = []
+    responses = guarded_together(PB_UTILS, doubled(asked, fault=2), [1, 2, 3])
+    assert [response.output_tensors for response in responses] == [[2], None, [6]]
+    assert (responses[1].error.message, responses[1].error.code) == ("2 is no number: send another", "INVALID_ARG")
+    assert asked == [[1, 2, 3], [1], [2], [3]]
+    assert capsys.readouterr().err == "spanqa: 3 requests together: 2 is no number: send another: one by one\n"
+
+
+def test_a_request_that_fails_alone_is_asked_once():
+    asked = []
+    (response,) = guarded_together(PB_UTILS, doubled(asked, fault=2), [2])
+    assert response.error.code == "INVALID_ARG"
+    assert asked == [[2]]

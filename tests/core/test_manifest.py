@@ -194,3 +194,12 @@ def test_a_limit_that_is_no_number_of_bytes_is_refused(tmp_path, limit):
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(SettingsError, match=r"manifest\.json: max_context_bytes is .*: give a whole number of bytes"):
         load_manifest(tmp_path)
+
+
+def test_an_engine_from_before_torch_is_one_on_a_gpu(tmp_path):
+    document = json.loads(manifest_json(GPU_MANIFEST)) | {"format_version": 1}  # which has no seal
+    for key in ("device", "dtype"):
+        del document["engine"][key]
+    write(tmp_path, document)
+    engine = load_manifest(tmp_path).engine
+    assert (engine, engine.device, engine.is_torch) == (GPU_MANIFEST.engine, "cuda", False)

@@ -1,6 +1,7 @@
 """What is not as the build left it, or not on the machine that it was compiled for, is refused with one sentence."""
 
 import os
+import re
 import stat
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,17 @@ from spanqa import startup
 from spanqa.errors import SpanqaError
 from spanqa.manifest import Artefact, Engine, Gpu, Manifest
 from spanqa.packing import Bucket, Packing
-from spanqa.startup import check_files, check_machine, check_served, gpus_here, sha256_of, tensorrt_here, versions_in
+from spanqa.startup import (
+    check_files,
+    check_machine,
+    check_served,
+    cuda_gpus_here,
+    gpus_here,
+    sha256_of,
+    tensorrt_here,
+    torch_fault,
+    versions_in,
+)
 
 V100 = Gpu(name="Tesla V100-SXM2-32GB", compute_capability="7.0")
 T4 = Gpu(name="Tesla T4", compute_capability="7.5")
@@ -155,3 +166,70 @@ def test_tensorrts_number_is_read_as_a_version(monkeypatch, number, version):
 
 def test_a_tensorrt_that_is_not_there_has_no_version():
     assert tensorrt_here(1) is None
+
+
+def installed(monkeypatch, **versions):
+    def version(name):
+        if name not in versions:
+            raise startup.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(startup.importlib.metadata, "version", version)
+
+
+@pytest.mark.parametrize(
+    ("versions", "n_gpus", "words"),
+    [
+        ({"torch": "2.13.0", "safetensors": "0.8"}, 1, None),
+        ({"torch": "2.13.0+cu126", "safetensors": "0.8"}, 2, None),
+        ({"torch": "2.13.0+cpu", "safetensors": "0.8"}, 1, r"torch 2.13.0\+cpu is made for CPUs alone: install one"),
+        ({"torch": "2.13.0", "safetensors": "0.8"}, 0, "CUDA shows no GPU: check NVIDIA's driver and CUDA_VISIBLE"),
+        ({"safetensors": "0.8"}, 1, "torch is not installed: pip install"),
+        ({"torch": "2.13.0"}, 1, "safetensors is not installed: pip install"),
+    ],
+)
+def test_torch_on_a_gpu_needs_a_torch_made_for_one_and_a_gpu(monkeypatch, versions, n_gpus, words):
+    installed(monkeypatch, **versions)
+    fault = torch_fault("cuda", n_gpus=lambda: n_gpus)
+    assert (fault is None) is (words is None)
+    assert words is None or re.match(words, fault)
+    manifest = Manifest(tokenizer_sha256="0", engine=Engine(platform="torch", device="cuda"))
+    if words:
+        with pytest.raises(SpanqaError, match=f"the encoders run with torch on a GPU, and here {words}"):
+            check_machine(manifest, torch=lambda _device: fault)
+    else:
+        check_machine(manifest, torch=lambda _device: fault)
+
+
+def test_torch_on_a_cpu_needs_no_gpu(monkeypatch):
+    installed(monkeypatch, torch="2.13.0+cpu", safetensors="0.8")
+    assert torch_fault("cpu", n_gpus=lambda: pytest.fail("a GPU was looked for")) is None
+
+
+def test_a_machine_without_a_driver_has_no_gpu_for_cuda(monkeypatch):
+    def nothing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(startup.ctypes, "CDLL", nothing)
+    assert cuda_gpus_here() == 0
+
+
+@pytest.mark.parametrize(("status", "count", "found"), [(0, 2, 2), (100, 2, 0)])  # 100: CUDA_ERROR_NO_DEVICE
+def test_the_gpus_that_cuda_shows_are_counted_by_its_driver(monkeypatch, status, count, found):
+    def count_devices(pointer):
+        pointer._obj.value = count
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda _flags: status, cuDeviceGetCount=count_devices)
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda name: driver)
+    assert cuda_gpus_here() == found
+
+
+def test_weights_for_torch_are_left_to_the_model_that_reads_them(repository):
+    """It reads them whole; here their size is enough."""
+    manifest = manifest_of(repository, 2)
+    path = repository / "encoder_384" / "2" / "model.plan"
+    path.write_text("encoder_384 3")
+    with pytest.raises(SpanqaError, match="was altered"):
+        check_served(repository, 2, manifest)
+    check_served(repository, 2, replace(manifest, engine=Engine(platform="torch", device="cpu")))
