@@ -157,6 +157,9 @@ def backends_in(folder: Path, triton: Triton) -> Path:
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 """glibc's settings for Triton and its stubs: with an arena for each thread and thresholds that adapt, every thread that
 meets a long document would keep the memory that it took; so what one has given back serves the next."""
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Torch's threads that spin while they wait for each other would take the cores from the other stages: beside one busy
+process on two cores, a window took five times as long."""
 
 
 def variables_for(folder: Path, triton: Triton) -> dict[str, str]:
@@ -173,6 +176,6 @@ def variables_for(folder: Path, triton: Triton) -> dict[str, str]:
     variables["LD_LIBRARY_PATH"] = f"{own}:{inherited}" if inherited else own
     # The Python inside the stub takes its packages from the first python3 of PATH.
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
-    for name, value in ALLOCATOR.items():
+    for name, value in (ALLOCATOR | THREADS).items():
         variables.setdefault(name, value)
     return variables

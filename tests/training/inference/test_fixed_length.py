@@ -1,6 +1,8 @@
 """The network that torch serves: the model's own logits, alone and in any batch, by whatever records its work."""
 
 import copy
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -171,6 +173,22 @@ def test_a_file_gives_the_models_own_logits(model, tmp_path):
     batch = batch_of(2)
     network = loaded(tmp_path / "model.safetensors", model)
     assert_near(network(batch), plain(model, batch), batch.attention_mask)
+
+
+def test_loading_a_file_loads_nothing_of_torchs_compiler(model, tmp_path):
+    """Two seconds of every process, for fresh weights that are then replaced."""
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    code = "\n".join(
+        [
+            "import sys, torch",
+            "from pathlib import Path",
+            "from spanqa_training.inference.fixed_length import network_from_file",
+            f"settings = dict(device='cpu', dtype='float32', length={LENGTH}, sizes=(1,))",
+            f"network_from_file(Path({str(tmp_path / 'model.safetensors')!r}), {asdict(model.config)!r}, **settings)",
+            "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)",
+        ]
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from spanqa_training.errors import CheckpointError
 from spanqa_training.model import EncoderConfig, SpanModel
@@ -82,7 +83,7 @@ def model_from_weights(
     Raises:
         CheckpointError: They are of another architecture.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         model = SpanModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() ^ weights.keys()):
@@ -96,3 +97,12 @@ def model_from_weights(
             )
     model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
     return model
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the drawing of fresh weights: of tensors without content, for which torch would load 800 modules."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return None if func is nn.init.normal_ else func(*args, **(kwargs or {}))
