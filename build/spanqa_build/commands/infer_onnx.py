@@ -26,5 +26,8 @@ def run(args: argparse.Namespace) -> int:
     network = partial(run_onnx, session_from_onnx(packed.network))
     # On the CPU, where `infer -g N` has N batches in work at once too.
     n_threads = request.spec.trainer.gpus or 1
-    show(args, infer(request, packed.checkpoint, network, n_threads=n_threads, quiet=args.quiet))
+    report = infer(
+        request, packed.checkpoint, network, distinct_spans=args.distinct, n_threads=n_threads, quiet=args.quiet
+    )
+    show(args, report)
     return 0

@@ -1,6 +1,8 @@
 """The retired toolkit's shipped specs and commands run as they were, with only their open values filled in."""
 
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -209,6 +211,39 @@ def test_infer_reads_the_older_name_of_its_file(specs, finetuned, twelve_questio
     values = ["-m", str(finetuned), "-k", KEY, f"infer_ds.input_file={twelve_questions}", "--quiet"]
     assert main(["infer", "-e", str(spec), "-r", str(tmp_path), *values]) == 0
     assert (tmp_path / "prediction.txt").read_bytes() == (inferred / "prediction.txt").read_bytes()
+
+
+def test_alternatives_overlap_unless_distinct_ones_are_asked_for(
+    specs, finetuned, exported, twelve_questions, tmp_path, inferred
+):
+    def n_overlaps(folder):
+        spans = [record["spans"] for record in files_of(folder)[2]]
+        pairs = [pair for some in spans for pair in itertools.combinations(some, 2)]
+        return sum(a["char_start"] < b["char_end"] and b["char_start"] < a["char_end"] for a, b in pairs)
+
+    assert n_overlaps(inferred) > 0
+    for command, model in (("infer", finetuned), ("infer_onnx", exported)):
+        folder = tmp_path / command
+        values = ["-m", str(model), f"infer_ds.file={twelve_questions}", "--distinct", "--quiet"]
+        assert main([command, *options(specs, command, folder, *values)]) == 0
+        assert n_overlaps(folder) == 0
+
+
+def test_answers_are_whole_words_unless_the_spec_says_otherwise(specs, finetuned, twelve_questions, tmp_path):
+    def n_parts(folder, *values):
+        files = ["-m", str(finetuned), f"infer_ds.file={twelve_questions}", "--quiet"]
+        assert main(["infer", *options(specs, "infer", folder, *files, *values)]) == 0
+        contexts = {example.id: example.context for example in read_dataset(twelve_questions)}
+        ends = [
+            (contexts[record["id"]], at)
+            for record in files_of(folder)[2]
+            for span in record["spans"]
+            for at in (span["char_start"], span["char_end"])
+        ]
+        return sum(re.fullmatch(r"\w\w", context[max(0, at - 1) : at + 1]) is not None for context, at in ends)
+
+    assert n_parts(tmp_path / "whole") == 0
+    assert n_parts(tmp_path / "parts", "model.dataset.word_boundaries=false") > 0
 
 
 def test_questions_without_answers_are_answered(specs, finetuned, twelve_questions, tmp_path, inferred):

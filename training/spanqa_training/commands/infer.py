@@ -29,12 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_spec_options(parser)
     add_output_options(parser)
-    parser.add_argument("--distinct", action="store_true", help="the n best spans of a question do not overlap")
     add_overrides(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of commands that write predictions."""
+    parser.add_argument("--distinct", action="store_true", help="the n best spans of a question do not overlap")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
