@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -465,6 +466,55 @@ def test_an_exported_folder_computes_the_same_in_transformers_and_when_it_comes_
     assert back.checkpoint.encoder == checkpoint.encoder
     for name, tensor in back.model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_an_exported_model_comes_back_with_its_windows_and_decode_settings(root, tmp_path):
+    checkpoint, model = real_checkpoint(root)
+    checkpoint = replace(
+        checkpoint,
+        windows=WindowSettings(max_seq_length=200, doc_stride=50, max_query_length=40),
+        max_answer_tokens=17,
+        no_answer_threshold=-2.5,
+        temperature=1.25,
+        word_boundaries=True,
+    )
+    write_hugging_face(checkpoint, model, tmp_path / "export")
+    back = import_model(tmp_path / "export").checkpoint
+    assert replace(back, tokenizer_json=checkpoint.tokenizer_json, provenance={}) == checkpoint
+    asked = WindowSettings(max_seq_length=100, doc_stride=20, max_query_length=30)
+    assert import_model(tmp_path / "export", ImportOptions(windows=asked)).checkpoint.windows == asked
+
+
+def test_an_export_from_before_word_boundaries_comes_back_with_parts_of_words(root, tmp_path):
+    checkpoint, model = real_checkpoint(root)
+    write_hugging_face(replace(checkpoint, word_boundaries=True), model, tmp_path / "export")
+    own = json.loads((tmp_path / "export" / "config.json").read_text())["spanqa"]
+    del own["word_boundaries"]
+    edit_config(tmp_path / "export", spanqa=own)
+    back = import_model(tmp_path / "export").checkpoint
+    assert (back.word_boundaries, back.no_answer_threshold) == (False, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"word_boundaries": "no"}, "spanqa.word_boundaries is 'no': give true or false"),
+        ({"word_boundaries": 1}, "spanqa.word_boundaries is 1: give true or false"),
+        ({"max_answer_tokens": True}, "spanqa.max_answer_tokens is True: give a whole number"),
+        ({"doc_stride": "128"}, "spanqa.doc_stride is '128': give a whole number"),
+        ({"temperature": None}, "spanqa.temperature is None: give a number"),
+        ({"temperature": 0}, "temperature is 0: give a number above 0"),
+        ({"max_seq_length": 4096}, "max_seq_length 4096 is more than the model's 512 positions"),
+        ("yes", "spanqa is 'yes': it must hold settings"),
+    ],
+    ids=str,
+)
+def test_settings_of_ours_that_cannot_be_are_one_sentence(root, tmp_path, own, message):
+    checkpoint, model = real_checkpoint(root)
+    write_hugging_face(checkpoint, model, tmp_path / "export")
+    edit_config(tmp_path / "export", spanqa=own)
+    with pytest.raises(ImportWeightsError, match=message):
+        import_model(tmp_path / "export")
 
 
 def test_an_exported_tokenizer_cuts_real_questions_as_ours_does(root, tmp_path, real_questions):

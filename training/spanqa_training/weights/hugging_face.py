@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,11 @@ from spanqa_training.weights.hugging_face_names import (
     overridden,
     parts_from_hugging_face,
 )
+from spanqa_training.weights.hugging_face_settings import (
+    WRITER_KEY,
+    hugging_face_settings,
+    settings_from_hugging_face,
+)
 from spanqa_training.weights.import_types import Imported, ImportOptions, imported_from_parts, naming
 from spanqa_training.weights.renaming import tensors_only
 from spanqa_training.weights.torch_file import read_torch_file
@@ -36,9 +40,6 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
-
-WRITER_KEY = "spanqa"
-"""The key of an exported config.json that holds our settings, and tells our exports from other folders."""
 
 _SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
@@ -52,7 +53,8 @@ _SPECIAL_TOKENS = {
 def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
     """Take over a Hugging Face folder: config.json, weights (safetensors or bin, whole or in shards) and a tokenizer.
 
-    A question answering head is taken over where there is one; otherwise a fresh one is drawn.
+    A question answering head is taken over where there is one; otherwise a fresh one is drawn. A folder that we wrote
+    gives back its windows and decode settings too.
 
     Raises:
         ImportWeightsError: The folder is of another kind, incomplete or damaged.
@@ -61,7 +63,8 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
     source = read_json(folder / CONFIG_FILE)
     config = overridden(source, options)
     with naming(folder / CONFIG_FILE):
-        encoder_config_from_hugging_face(config)
+        encoder = encoder_config_from_hugging_face(config)
+        settings = settings_from_hugging_face(source, encoder.max_positions)
     tokenizer = load_vocabulary(options, [folder])
     weights_path, weights = _read_weights(folder)
     with naming(weights_path):
@@ -73,7 +76,7 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
             "architectures": source.get("architectures"),
             "layer_norm_eps_of_source": source.get("layer_norm_eps", DEFAULTS["layer_norm_eps"]),
         }
-        return imported_from_parts(parts, tokenizer, options, provenance=provenance)
+        return imported_from_parts(parts, tokenizer, options, provenance=provenance, settings=settings)
 
 
 def _name_of(folder: Path) -> str:
@@ -189,12 +192,7 @@ def _write_files(checkpoint: Checkpoint, model: SpanModel, folder: Path) -> None
         **hugging_face_config_from_encoder(checkpoint.encoder),
         "pad_token_id": tokenizer.pad_id,
         "dtype": str(model.head.weight.dtype).removeprefix("torch."),
-        WRITER_KEY: {
-            **asdict(checkpoint.windows),
-            "max_answer_tokens": checkpoint.max_answer_tokens,
-            "no_answer_threshold": checkpoint.no_answer_threshold,
-            "temperature": checkpoint.temperature,
-        },
+        WRITER_KEY: hugging_face_settings(checkpoint),
     }
     tokenizer_config = {
         # The class that takes tokenizer.json as it is; BERT's own would build another from the vocabulary.
