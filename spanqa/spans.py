@@ -44,6 +44,8 @@ class DecodeSettings:
             raise SettingsError(f"max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
         if not self.temperature > 0 or not np.isfinite(self.temperature):
             raise SettingsError(f"temperature must be a positive number, got {self.temperature}")
+        if not isinstance(self.word_boundaries, bool):
+            raise SettingsError(f"word_boundaries is {self.word_boundaries!r}: give true or false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,13 @@ def test_a_value_that_cannot_be_names_the_file(tmp_path, document, key, value):
         load_manifest(tmp_path)
 
 
+def test_a_manifest_whose_word_boundaries_are_a_word_says_what_they_may_be(tmp_path, document):
+    document["decode"] = {"word_boundaries": "no"}
+    write(tmp_path, document)
+    with pytest.raises(SettingsError, match=r"manifest\.json: word_boundaries is 'no': give true or false$"):
+        load_manifest(tmp_path)
+
+
 def test_a_manifest_without_its_tokenizers_hash_is_damaged(tmp_path, document):
     del document["tokenizer_sha256"]
     write(tmp_path, document)

@@ -203,7 +203,14 @@ def test_n_best_below_one_is_refused(one_window):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("no_answer_threshold", math.nan), ("max_answer_tokens", 0), ("temperature", 0.0)]
+    ("field", "value"),
+    [
+        ("no_answer_threshold", math.nan),
+        ("max_answer_tokens", 0),
+        ("temperature", 0.0),
+        ("word_boundaries", "no"),
+        ("word_boundaries", 1),
+    ],
 )
 def test_decode_settings_out_of_range_are_refused(field, value):
     with pytest.raises(SettingsError, match=field):

@@ -517,6 +517,8 @@ def edit_config(folder, change):
         (lambda c: c["decode"].update(temperature=0), "temperature is 0: give a number above 0"),
         (lambda c: c["decode"].update(no_answer_threshold=float("nan")), "no_answer_threshold is nan"),
         (lambda c: c["decode"].update(max_answer_tokens=0), "max_answer_tokens is 0"),
+        (lambda c: c["decode"].update(word_boundaries="no"), "word_boundaries is 'no': give true or false"),
+        (lambda c: c["decode"].update(word_boundaries=1), "word_boundaries is 1: give true or false"),
         (lambda c: c.pop("provenance"), "does not describe a model: 'provenance'"),
         (lambda c: c.update(format_version=3), "has format version 3 and this spanqa reads 1 and 2: use the spanqa"),
         (lambda c: c.pop("format"), 'is not of a spanqa-checkpoint; other weights are taken over by "spanqa import"'),

@@ -75,6 +75,8 @@ class Checkpoint:
             raise CheckpointError(f"temperature is {self.temperature}: give a number above 0")
         if self.max_answer_tokens < 1:
             raise CheckpointError(f"max_answer_tokens is {self.max_answer_tokens}: give at least 1")
+        if not isinstance(self.word_boundaries, bool):
+            raise CheckpointError(f"word_boundaries is {self.word_boundaries!r}: give true or false")
 
     def tokenizer(self) -> Tokenizer:
         """Make the tokenizer."""
