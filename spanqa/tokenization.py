@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Pieces:
 
     ids: NDArray[np.int32]
     chars: NDArray[np.int32]
-    continues: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    continues: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,9 +16,14 @@ SETTINGS = WindowSettings(max_seq_length=24, doc_stride=6, max_query_length=5)
 
 def windows_of(n_question, n_document, first_id):
     ids = np.arange(first_id, first_id + n_document, dtype=np.int32)
-    document = Pieces(ids=ids, chars=np.stack((ids, ids + 1), axis=1))
+    document = Pieces(ids=ids, chars=np.stack((ids, ids + 1), axis=1), continues=ids < 0)
+    question = Pieces(
+        ids=ids[:1].repeat(n_question),
+        chars=document.chars[:1].repeat(n_question, 0),
+        continues=document.continues[:1].repeat(n_question),
+    )
     return cut_windows(
-        Pieces(ids=ids[:1].repeat(n_question), chars=document.chars[:1].repeat(n_question, 0)),
+        question,
         document,
         SETTINGS,
         (1, 2, 0),

@@ -133,7 +133,14 @@ def assert_laid_out(windows, question_pieces, tokenizer):
 
 def pieces_of(n_pieces, first_id=10):
     starts = np.arange(n_pieces, dtype=np.int32)
-    return Pieces(ids=starts + np.int32(first_id), chars=np.stack((starts, starts + 1), axis=1))
+    chars = np.stack((starts, starts + 1), axis=1)
+    return Pieces(ids=starts + np.int32(first_id), chars=chars, continues=np.zeros(n_pieces, dtype=bool))
+
+
+def test_word_pieces_cannot_be_made_without_the_words_that_they_continue():
+    pieces = pieces_of(2)
+    with pytest.raises(TypeError, match="continues"):
+        Pieces(ids=pieces.ids, chars=pieces.chars)
 
 
 @pytest.mark.parametrize(

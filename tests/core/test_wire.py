@@ -105,8 +105,8 @@ def test_questions_and_contexts_must_be_as_many():
 @pytest.fixture
 def one_window():
     starts = np.arange(12, dtype=np.int32)
-    document = Pieces(ids=starts, chars=np.stack((starts, starts + 1), axis=1))
-    question = Pieces(ids=starts[:3], chars=document.chars[:3])
+    document = Pieces(ids=starts, chars=np.stack((starts, starts + 1), axis=1), continues=starts < 0)
+    question = Pieces(ids=starts[:3], chars=document.chars[:3], continues=document.continues[:3])
     windows = cut_windows(
         question, document, WindowSettings(max_seq_length=20, doc_stride=4, max_query_length=4), (1, 2, 0)
     )

@@ -114,7 +114,7 @@ class TrainingIndex:
         )
         return Windows(
             question_ids=question,
-            document=Pieces(ids=context, chars=np.empty((0, 2), dtype=np.int32)),
+            document=Pieces(ids=context, chars=np.empty((0, 2), dtype=np.int32), continues=np.empty(0, dtype=np.bool_)),
             starts=np.zeros(1, dtype=np.int32),
             lengths=np.array([len(context)], dtype=np.int32),
             room=len(context),
