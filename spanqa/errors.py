@@ -19,7 +19,17 @@ class InputError(SpanqaError):
 
 
 class DataError(SpanqaError):
-    """A dataset file is not what its format asks for."""
+    """A dataset file is not what its format asks for.
+
+    Args:
+        message: The one line.
+        place: The file and the place in it, where that is known; the message names them too.
+        question_id: The id of the question that has the defect, where it is of one and that one has an id.
+    """
+
+    def __init__(self, message: str, *, place: str = "", question_id: str = "") -> None:
+        super().__init__(message)
+        self.place, self.question_id = place, question_id
 
 
 class DamagedFileError(DataError):

@@ -152,7 +152,8 @@ def _repeated_ids(path: Path, reader: Reader, hashes: array[int]) -> Iterator[Da
             first = first_places.setdefault(example.id, place)
             if first != place:
                 at_id = join(place, "id")
-                yield DataError(f"{path}: {at_id}: {shortened(example.id)} is also the id of {first}: ids must differ")
+                message = f"{path}: {at_id}: {shortened(example.id)} is also the id of {first}: ids must differ"
+                yield DataError(message, place=example.place, question_id=example.id)
 
 
 def checked_question(fields: Fields, parent: Any, place: str) -> str:

@@ -26,7 +26,14 @@ class Fields:
 
     def fail(self, place: str, problem: str) -> DataError:
         """Make the error that says what is wrong with the value at a place."""
-        return DataError(f"{self.at(place)}: {problem}")
+        return DataError(f"{self.at(place)}: {problem}", place=self.at(place))
+
+    def of_question(self, defect: DataError, place: str, question: Any) -> DataError:
+        """Make the defect of a question say which question that is: its place, and its id where it has one."""
+        given = question.get("id") if isinstance(question, dict) else None
+        # Half of a surrogate pair may be the very defect, and lists of defects are written in UTF-8.
+        question_id = str(given).encode(errors="backslashreplace").decode() if type(given) in (str, int) else ""
+        return DataError(str(defect), place=self.at(place), question_id=question_id)
 
     def at(self, place: str) -> str:
         """Name the file and a place in it."""

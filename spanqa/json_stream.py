@@ -47,8 +47,9 @@ def data_error_from_json(path: Path, error: ValueError | RecursionError, place: 
     """
     where = f"{path}: {place}" if place else str(path)
     if isinstance(error, RecursionError):
-        return DataError(f"{where}: not a SQuAD file: its JSON is nested too deeply")
-    return DataError(f"{where}: not valid JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}")
+        return DataError(f"{where}: not a dataset: its JSON is nested too deeply", place=where)
+    problem = error.msg if isinstance(error, json.JSONDecodeError) else error
+    return DataError(f"{where}: not valid JSON: {problem}", place=where)
 
 
 def text_chunks(path: Path) -> Iterator[str]:

@@ -108,7 +108,7 @@ class RowReader:
                 place=fields.at(place),
             )
         except DataError as defect:
-            self._reading.report(defect)
+            self._reading.report(fields.of_question(defect, place, row))
         else:
             yield place, example
 

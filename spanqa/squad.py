@@ -162,7 +162,7 @@ def _questions(reading: Reading, at: str, paragraph: Any, title: str, number: in
                 place=fields.at(place),
             )
         except DataError as defect:
-            reading.report(defect)
+            reading.report(fields.of_question(defect, place, qa))
         else:
             yield place, example
 

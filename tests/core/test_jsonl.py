@@ -80,7 +80,7 @@ def test_a_row_may_lack_its_title_and_its_answers_where_they_are_not_needed(writ
 BROKEN = [
     ('{"id": "q1"; }', "line 2 column 12: not valid JSON: Expecting ',' delimiter"),
     ('{"id": "q1"', "line 2 column 12: not valid JSON: Expecting ',' delimiter"),
-    ("[" * 100_000, "line 2: not a SQuAD file: its JSON is nested too deeply"),
+    ("[" * 100_000, "line 2: not a dataset: its JSON is nested too deeply"),
     ("[1]", "line 2: expected an object, got a list ([1])"),
     ({"id": "q"}, "line 2: context: missing; keys here: 'id'"),
     ({**ROW, "context": 1}, "line 2: context: expected a string, got an integer (1)"),

@@ -275,7 +275,7 @@ def test_a_file_without_any_question_is_refused(written, document):
 
 def test_json_nested_too_deeply_is_refused(written):
     deep = 200_000
-    assert_one_error(written(b'{"data": ' + b"[" * deep + b"]" * deep + b"}"), "not a SQuAD file", "nested too deeply")
+    assert_one_error(written(b'{"data": ' + b"[" * deep + b"]" * deep + b"}"), "not a dataset", "nested too deeply")
 
 
 def test_any_depth_of_nesting_gives_the_one_error(written):

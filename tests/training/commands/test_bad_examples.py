@@ -18,6 +18,18 @@ def bad_file(fifty_questions, tmp_path):
 
 
 @pytest.fixture
+def first_answerable(bad_file):
+    """Place and id of the question that has the defect."""
+    return next(
+        (f"{bad_file}: data[{a}].paragraphs[{p}].qas[{q}]", qa["id"])
+        for a, article in enumerate(json.loads(bad_file.read_text())["data"])
+        for p, paragraph in enumerate(article["paragraphs"])
+        for q, qa in enumerate(paragraph["qas"])
+        if qa["answers"]
+    )
+
+
+@pytest.fixture
 def train(still_checkpoint, bad_file, fifty_questions, tmp_path, capsys):
     def run(*overrides):
         files = [f"training_ds.file={bad_file}", f"validation_ds.file={fifty_questions}"]
@@ -42,21 +54,47 @@ def test_training_stops_at_the_first_and_names_the_command_that_shows_all(train,
     assert f"`spanqa check-data {bad_file}` shows all" in err
 
 
-def test_skipped_ones_are_counted_and_written_down(train, tmp_path):
+def test_skipped_ones_are_counted_and_written_down(train, tmp_path, first_answerable):
     status, err = train("training_ds.bad_examples=skip")
     assert status == 0
     listed = tmp_path / "results" / "bad_examples.jsonl"
     assert f"bad examples left out of training: 1, listed in {listed}" in err
     (line,) = listed.read_text().splitlines()
-    assert "not in there" in json.loads(line)["defect"]
+    entry = json.loads(line)
+    assert "not in there" in entry["defect"]
+    assert (entry["place"], entry["id"]) == first_answerable
     assert "49 questions" in err
 
 
-def test_another_word_than_stop_or_skip_is_refused(train):
-    status, err = train("training_ds.bad_examples=ignore")
+@pytest.mark.parametrize(
+    ("section", "word", "allowed"),
+    [
+        ("training_ds", "maybe", "stop or skip"),
+        ("validation_ds", "maybe", "stop or skip, and skip in training data alone"),
+        ("validation_ds", "skip", "stop or skip, and skip in training data alone"),
+    ],
+)
+def test_another_word_than_a_section_allows_is_refused(train, section, word, allowed):
+    status, err = train(f"{section}.bad_examples={word}")
     assert status == 2
-    assert "bad_examples" in err
-    assert "stop or skip" in err
+    assert err == f"spanqa: error: {section}.bad_examples: must be {allowed}, got {word!r}\n"
+
+
+def test_validation_data_always_stop(train, bad_file, fifty_questions):
+    files = [f"training_ds.file={fifty_questions}", f"validation_ds.file={bad_file}"]
+    status, err = train("training_ds.bad_examples=skip", *files)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert f"{bad_file}: data[0]" in err
+    assert "not in there" in err
+
+
+def test_a_repaired_file_trains(train, bad_file, tmp_path):
+    mended = tmp_path / "mended.json"
+    assert main(["check-data", str(bad_file), "--repair", str(mended), "--quiet"]) == 0
+    status, err = train(f"training_ds.file={mended}")
+    assert status == 0, err
+    assert "49 questions" in err
 
 
 def test_a_resumed_run_lists_them_again(train, tmp_path):
@@ -79,6 +117,9 @@ def test_a_question_whose_id_stands_twice_is_left_out_and_not_trained_on(train, 
     assert status == 0
     assert "bad examples left out of training: 2" in err
     assert "49 questions" in err
+    entries = [json.loads(line) for line in (tmp_path / "results" / "bad_examples.jsonl").read_text().splitlines()]
+    place = f"{bad_file}: data[0].paragraphs[0].qas[{len(qas) - 1}]"
+    assert (place, qas[-1]["id"]) in [(entry["place"], entry["id"]) for entry in entries]
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["missing", "cut off"])

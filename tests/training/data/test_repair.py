@@ -1,13 +1,18 @@
 """Repair: answers find their place where something decides it, and nothing is guessed or lost without a word."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from spanqa.datasets import read_dataset
 from spanqa.errors import DataError
 from spanqa_training.data.answer_repair import mended_answer
-from spanqa_training.data.repair import repair_files
+from spanqa_training.data.repair import LIST_SUFFIX, repair_files
 
 BRIDGE = "The bridge was built in 1907, widened in 1950."
 EMOJI = "🌉🌉 Zürich: the bridge is red, the boat is red."
@@ -124,9 +129,99 @@ def test_a_repair_that_fails_leaves_the_old_copy(broken, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "mended.json", "second.jsonl"]
 
 
-def test_a_dataset_is_not_repaired_onto_itself(broken):
-    with pytest.raises(DataError, match="is the dataset itself"):
+def test_what_is_left_out_is_listed_with_its_place_and_its_id(broken, tmp_path):
+    row = {"id": "\ud83d", "question": "q?", "context": EMOJI, "answers": {"text": ["Zürich"], "answer_start": [3]}}
+    with broken[1].open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    repair_files(broken, tmp_path / "mended.json")
+    listed = [json.loads(line) for line in (tmp_path / f"mended.json{LIST_SUFFIX}").read_text().splitlines()]
+    qas = f"{broken[0]}: data[0].paragraphs[0].qas"
+    assert [(entry["place"], entry.get("id")) for entry in listed if entry["what"] == "left out"] == [
+        (f"{qas}[2]", "lost"),
+        (f"{qas}[4]", "right"),
+        (f"{qas}[5]", "right"),
+        (f"{qas}[7]", "without a word"),
+        (f"{qas}[8]", "blank"),
+        (f"{broken[1]}: line 2 column 1", None),
+        (f"{broken[1]}: line 3", "\\ud83d"),
+    ]
+    assert all(entry["reason"] for entry in listed if entry["what"] == "left out")
+
+
+def test_an_interrupt_amid_the_writing_leaves_the_old_files_and_nothing_beside_them(broken, tmp_path):
+    """The second half of a dataset never comes out of its pipe."""
+    folder = tmp_path / "mended"
+    folder.mkdir()
+    output = folder / "mended.json"
+    repair_files(broken, output)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(before) == 2
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code = "import sys; from spanqa.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "check-data", str(pipe), "--repair", str(output), "--quiet"]
+    text = broken[0].read_text()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, pipe.open("w") as writer:
+        writer.write(text[:-20])
+        writer.flush()
+        assert written_within(folder, len(before) + 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def written_within(folder, n_files, timeout_s=60):
+    """Whether a folder comes to hold so many files."""
+    waiting = threading.Event()
+    for _ in range(timeout_s * 50):
+        if len(list(folder.iterdir())) == n_files:
+            return True
+        waiting.wait(0.02)
+    return False
+
+
+@pytest.mark.parametrize("fails", ["mended.json", f"mended.json{LIST_SUFFIX}"])
+def test_a_list_is_never_beside_a_copy_that_is_not_its_own(broken, tmp_path, monkeypatch, fails):
+    """Whichever of the two cannot be put in place, as when the machine goes down before it."""
+    output = tmp_path / "mended.json"
+    repair_files(broken, output)
+    old = output.read_text()
+    put = os.replace
+
+    def replace(source, target):
+        if os.path.basename(target) == fails:
+            raise KeyboardInterrupt
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        repair_files(broken[:1], output)
+    assert not output.with_name(f"{output.name}{LIST_SUFFIX}").exists()
+    assert (output.read_text() == old) == (fails == output.name)
+    assert len(read_dataset(output)) == (5 if fails == output.name else 4)
+
+
+def test_a_dataset_is_not_lost_to_the_list_of_repairs(broken, tmp_path):
+    output = tmp_path / "mended.json"
+    listed = broken[1].rename(tmp_path / f"mended.json{LIST_SUFFIX}")
+    before = listed.read_bytes()
+    with pytest.raises(
+        DataError, match=r"mended\.json\.repairs\.jsonl: is the dataset itself, which would be lost: give"
+    ):
+        repair_files([broken[0], listed], output)
+    assert listed.read_bytes() == before
+    assert not output.exists()
+
+
+def test_a_dataset_is_not_repaired_onto_itself(broken, tmp_path):
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match=r"first\.json: is the dataset itself"):
         repair_files(broken, broken[0])
+    (tmp_path / "link.json").symlink_to(broken[0])
+    with pytest.raises(DataError, match=r"link\.json: is the dataset itself"):
+        repair_files(broken, tmp_path / "link.json")
+    (tmp_path / "link.json").unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_check_data_repairs_and_says_what_it_did(broken, tmp_path, capsys):

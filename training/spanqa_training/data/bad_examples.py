@@ -37,7 +37,7 @@ class LeftOut:
     """Collects questions that are left out while an index is built; a file that cannot be read to its end is none."""
 
     def __init__(self) -> None:
-        self._defects: list[str] = []
+        self._defects: list[dict[str, str]] = []
 
     def add(self, defect: DataError) -> None:
         """Take a defect.
@@ -47,7 +47,8 @@ class LeftOut:
         """
         if isinstance(defect, DamagedFileError):
             raise defect
-        self._defects.append(str(defect))
+        said = {"place": defect.place, "id": defect.question_id}
+        self._defects.append({"defect": str(defect), **{name: value for name, value in said.items() if value}})
 
     def first_of_ids(self, path: Path, examples: Iterator[PlacedExample]) -> Iterator[PlacedExample]:
         """Pass on the first question of each id of a file, and leave out the others."""
@@ -55,14 +56,15 @@ class LeftOut:
         for place, example in examples:
             if example.id in places:
                 twice = f"{shortened(example.id)} is also the id of {places[example.id]}"
-                self.add(DataError(f"{path}: {join(place, 'id')}: {twice}: ids must differ"))
+                message = f"{path}: {join(place, 'id')}: {twice}: ids must differ"
+                self.add(DataError(message, place=example.place, question_id=example.id))
                 continue
             places[example.id] = place
             yield place, example
 
     def write(self, folder: Path) -> None:
-        """Write the list into the index that it belongs to, one JSON object a line."""
-        lines = (json.dumps({"defect": defect}, ensure_ascii=False) + "\n" for defect in self._defects)
+        """Write the list into the index that it belongs to, one JSON object a line: the defect, its place, the id."""
+        lines = (json.dumps(defect, ensure_ascii=False) + "\n" for defect in self._defects)
         write_atomically(folder / LEFT_OUT_FILE, "".join(lines))
 
 

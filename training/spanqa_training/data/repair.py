@@ -43,7 +43,9 @@ class Repair:
 def repair_files(files: Sequence[str | Path], output: Path, *, quiet: bool = True) -> Repair:
     """Write a mended copy of dataset files as one SQuAD 2.0 file, and beside it the list of repairs, JSON Lines.
 
-    Exact duplicates fall out; of questions that share an id otherwise the first stays.
+    Exact duplicates fall out; of questions that share an id otherwise the first stays. When both are written to their
+    end, the list of an earlier repair is deleted, then the copy is put in place, then its list: a list is always of the
+    copy beside it, and a copy without one says that the repair was cut off there and is to be run again.
 
     Args:
         files: The files, of any format.
@@ -51,17 +53,22 @@ def repair_files(files: Sequence[str | Path], output: Path, *, quiet: bool = Tru
         quiet: Whether to hide the progress bar.
 
     Raises:
-        DataError: Output is one of the files, nothing is left to write, or a file cannot be read to its end or written;
-            an old copy stays as it was.
+        DataError: Output or its list is one of the files, nothing is left to write, or a file cannot be read to its end
+            or written; an old copy stays as it was.
     """
-    if any(Path(file).resolve() == output.resolve() for file in files):
-        raise DataError(f"{output}: is the dataset itself, which would be lost: give another file with --repair")
-    with open_atomically(f"{output}{LIST_SUFFIX}") as list_file, open_atomically(output) as copy:
+    listed = Path(f"{output}{LIST_SUFFIX}")
+    for written in (output, listed):
+        if any(Path(file).resolve() == written.resolve() for file in files):
+            raise DataError(f"{written}: is the dataset itself, which would be lost: give another file with --repair")
+    with open_atomically(listed) as list_file, open_atomically(output) as copy:
         repairing = _Repairing(list_file)
         with tqdm(repairing.examples(files), desc="mending", unit=" questions", disable=True if quiet else None) as bar:
             repairing.repair.n_questions = _write_squad(bar, copy)
         if not repairing.repair.n_questions:
             raise DataError(f"{', '.join(map(str, files))}: no question is left after repair: nothing was written")
+        for file in (list_file, copy):
+            file.flush()  # a full disk shows before anything is replaced
+        listed.unlink(missing_ok=True)
     return repairing.repair
 
 
@@ -99,7 +106,8 @@ class _Repairing:
             raise defect  # a copy of a part would pass for the whole
         self._mends.clear()
         self.repair.left_out["a defect that cannot be mended"] += 1
-        self._write("left out", "", reason=str(defect))
+        said = {"id": defect.question_id} if defect.question_id else {}
+        self._write("left out", defect.place, **said, reason=str(defect))
 
     def _has_words(self, example: Example) -> bool:
         if holds_word(example.question) and holds_word(example.context):

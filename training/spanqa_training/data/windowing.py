@@ -50,7 +50,7 @@ def cut_examples(
             try:
                 windows = maker.cut(question, pieces[example.context])
             except InputError as error:
-                on_defect(DataError(f"{place}: {error}"))
+                on_defect(DataError(f"{place}: {error}", place=place, question_id=example.id))
             else:
                 yield CutExample(example=example, question=question, windows=windows)
 

@@ -18,6 +18,7 @@ DTYPES = ("float32", "float16")
 _SEEDS = 1 << 32
 """Seeds that torch and numpy take alike."""
 BAD_EXAMPLES = ("stop", "skip")
+TRAINING_SECTIONS = ("training_ds", "finetuning_ds")
 EXPORT_FORMATS = ("ONNX", "RIVA", "JARVIS", "HF")
 
 
@@ -96,14 +97,11 @@ class DataSpec:
     drop_last: bool | None = None
     """In place of model.dataset.drop_last."""
     bad_examples: str = "stop"
-    """What a question with a defect does to training: stop, or skip, which lists it in RESULTS/bad_examples.jsonl."""
+    """What a question with a defect does: stop, or, in training data, skip, which lists it in RESULTS/bad_examples.jsonl."""
     output_prediction_file: str = "prediction.txt"
     """What `spanqa infer` names the file of answers."""
     output_nbest_file: str = "nbest.txt"
     """What it names the file of the best spans."""
-
-    def __post_init__(self) -> None:
-        check_spec(self.bad_examples in BAD_EXAMPLES, "bad_examples", " or ".join(BAD_EXAMPLES), self.bad_examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +157,10 @@ class Spec:
             check_spec(dataset.batch_size >= 1, f"{key}.batch_size", "at least 1", dataset.batch_size)
             n_samples = dataset.num_samples
             check_spec(n_samples == -1 or n_samples > 0, f"{key}.num_samples", "-1 or above 0", n_samples)
+            # What a model is measured on, or answers, may not shrink without a word.
+            ways = BAD_EXAMPLES if key in TRAINING_SECTIONS else BAD_EXAMPLES[:1]
+            rule = " or ".join(BAD_EXAMPLES) + (", and skip in training data alone" if len(ways) == 1 else "")
+            check_spec(dataset.bad_examples in ways, f"{key}.bad_examples", rule, dataset.bad_examples)
 
     def require_files(self, section: str) -> DataSpec:
         """Give a dataset's section.
