@@ -1,4 +1,4 @@
-"""The float16 network against float32 torch: a checkpoint on a SQuAD file, and Megatron-BERT 345M at full size.
+"""The float16 network against float32 torch: a checkpoint on a dataset, and Megatron-BERT 345M at full size.
 
     python benchmarks/float16.py checkpoint [--dataset FILE] [--model DIR]
     python benchmarks/float16.py full-size [--folder DIR]
@@ -187,7 +187,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("what", choices=("checkpoint", "full-size"))
     parser.add_argument(
-        "--dataset", type=Path, metavar="FILE", help=f"SQuAD file (default: held out of {DATASET.name})"
+        "--dataset", type=Path, metavar="FILE", help=f"dataset (default: held out of {DATASET.name})"
     )
     parser.add_argument("--model", type=Path, metavar="DIR", default=MODEL, help="checkpoint (default: the shipped)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to write (default: a temporary folder)")

@@ -93,7 +93,7 @@ def _measured_apart(args: argparse.Namespace, n_questions: int, folder: Path) ->
 def main() -> int:
     """Make the files, measure each, and print the ratio of the two peaks."""
     parser = parser_of(__doc__)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="real SQuAD files to make large ones of")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="real datasets to make large ones of")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

@@ -15,6 +15,8 @@ from spanqa.json_fields import Fields, join, shortened
 from spanqa.json_stream import byte_chunks
 from spanqa.squad import examples_from_json
 
+DATASET_FORMATS = "SQuAD JSON, JSON Lines or Parquet, plain or gzipped"
+"""What a dataset may be, in the words of every command's help; JSON may hold rows as well."""
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
 

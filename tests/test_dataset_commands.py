@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from spanqa.cli import main
+from spanqa.datasets import DATASET_FORMATS
 from spanqa_build.questions import questions_to_check
 
 CONTEXT = "The first bridge was built in 1907 and widened in 1950."
@@ -56,6 +57,17 @@ def dataset(request, tmp_path):
     if packed:
         path.write_bytes(gzip.compress(path.read_bytes()))
     return path
+
+
+@pytest.mark.parametrize(
+    "command", ["score", "predict", "bench", "demo", "build", "export", "negatives", "check-data", "evaluate"]
+)
+def test_help_says_which_formats_a_dataset_may_have(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert DATASET_FORMATS in shown
+    assert "SQuAD file" not in shown
 
 
 def test_score_matches_predictions_by_the_text_of_numbers(dataset, tmp_path, capsys):

@@ -39,7 +39,7 @@ class CpuBuild:
         checkpoint: The model.
         model: Its weights.
         name: Its name, for people.
-        data: SQuAD file that the networks are checked on.
+        data: Dataset that the networks are checked on.
         precision: One of PRECISIONS; auto serves the fastest variant that passes its checks.
         quiet: Whether to hide progress.
     """

@@ -57,7 +57,7 @@ class GpuBuild:
         target: The GPU.
         engine: One of plan.ENGINES.
         device: "cuda"; or "cpu", where torch builds and serves the same without a GPU.
-        data: SQuAD file that the networks are checked on.
+        data: Dataset that the networks are checked on.
         timing_caches: Where TensorRT's timings are kept, by GPU and version.
         quiet: Whether to hide progress.
 

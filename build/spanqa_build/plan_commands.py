@@ -26,7 +26,7 @@ class Wanted:
     Args:
         model: Where the checkpoint is.
         output: Where the model repository goes.
-        data: The SQuAD file to check on; None for the bundled one.
+        data: The dataset to check on; None for the bundled one.
         key: The key as it was given (-k); None without one.
     """
 

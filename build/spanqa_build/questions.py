@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.squad import Example
 from spanqa_build.errors import BuildError
 
@@ -23,7 +23,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=DEFAULT_DATA,
         metavar="FILE",
-        help="SQuAD file to check the network on (default: 200 bundled questions)",
+        help=f"questions to check the network on: {DATASET_FORMATS} (default: 200 bundled ones)",
     )
 
 
@@ -32,8 +32,8 @@ def questions_to_check(data: Path) -> list[Example]:
 
     Raises:
         BuildError: There are none.
-        DataError: The file is no SQuAD file.
+        DataError: The file is no dataset.
     """
     if not data.is_file():
-        raise BuildError(f"{data}: no questions to check the network on: give a SQuAD file with --data")
+        raise BuildError(f"{data}: no questions to check the network on: give {DATASET_FORMATS} with --data")
     return read_dataset(data)

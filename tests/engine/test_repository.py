@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_old_repository(monkeypatch, built, tiny_model_fo
 
 def test_missing_questions_and_checkpoints_are_one_sentence(tiny_model_folder, tmp_path, capsys):
     assert main(command(tiny_model_folder, tmp_path / "repo", tmp_path / "nowhere.json")) == 2
-    assert "give a SQuAD file with --data" in capsys.readouterr().err
+    assert "plain or gzipped with --data" in capsys.readouterr().err
     assert main(command(tmp_path / "nowhere", tmp_path / "repo", tmp_path / "nowhere.json")) == 2
     assert "missing" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import InputError
 from spanqa.files import write_atomically
 from spanqa_client.client import QAClient
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_answering(parser)
     add_timeout(parser)
     parser.add_argument(
-        "--dataset", metavar="FILE", required=True, help="dataset whose questions are asked, in any format"
+        "--dataset", metavar="FILE", required=True, help=f"whose questions are asked: {DATASET_FORMATS}"
     )
     parser.add_argument(
         "--concurrency",

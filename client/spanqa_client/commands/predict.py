@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa_client.answer import Answer
@@ -30,9 +30,7 @@ EXIT_SOME_FAILED = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "dataset", metavar="DATASET", help="SQuAD JSON, rows, JSON Lines or Parquet, plain or gzipped; answers optional"
-    )
+    parser.add_argument("dataset", metavar="DATASET", help=f"{DATASET_FORMATS}; answers optional")
     parser.add_argument("-o", "--output", metavar="FILE", help='write predictions: {"id": "text"}, "" for no answer')
     parser.add_argument(
         "--na-probs", metavar="FILE", help='write {"id": no-answer margin} for `spanqa score --na-probs`'

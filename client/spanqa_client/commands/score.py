@@ -8,7 +8,7 @@ import math
 import sys
 from typing import Any
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import DataError
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import DEFAULT_NA_PROB_THRESH, Report, gold_from_examples, score_predictions
@@ -17,7 +17,7 @@ from spanqa_client.predictions import read_na_probs, read_predictions
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("dataset", metavar="DATASET", help="SQuAD JSON, rows, JSON Lines or Parquet, plain or gzipped")
+    parser.add_argument("dataset", metavar="DATASET", help=DATASET_FORMATS)
     parser.add_argument("predictions", metavar="PREDICTIONS", help='JSON {"id": "text"}, "" for no answer')
     parser.add_argument("--na-probs", metavar="FILE", help='JSON {"id": number}: no-answer probabilities or margins')
     parser.add_argument(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.client import DEFAULT_CONCURRENCY, QAClient
@@ -39,7 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repository", type=Path, metavar="DIR", help="model repository (default: ./model_repository, or ours)"
     )
     parser.add_argument(
-        "--dataset", type=Path, default=DATASET, metavar="FILE", help="SQuAD file to score (default: the source tree's)"
+        "--dataset",
+        type=Path,
+        default=DATASET,
+        metavar="FILE",
+        help=f"what to score: {DATASET_FORMATS} (default: the source tree's)",
     )
     parser.add_argument(
         "--concurrency",

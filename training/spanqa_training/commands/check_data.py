@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
+from spanqa.datasets import DATASET_FORMATS
 from spanqa.errors import DataError, SettingsError
 from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
@@ -20,7 +21,7 @@ _WINDOW_OPTIONS = ("max_seq_length", "doc_stride", "max_query_length")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="SQuAD JSON, JSON Lines or Parquet")
+    parser.add_argument("files", nargs="+", metavar="FILE", help=DATASET_FORMATS)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-m", "--model", metavar="CHECKPOINT", help="whose tokenizer and window settings count")
     source.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, vocab.txt, or a folder of one")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spanqa.datasets import DATASET_FORMATS
 from spanqa.files import write_atomically
 from spanqa_training.commands.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
 from spanqa_training.errors import SpecError
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "items",
         nargs="*",
         metavar="DATASET | key=value",
-        help="the questions (default: the spec's test_ds.file), and keys of the spec to replace",
+        help=f"the questions: {DATASET_FORMATS} (default: the spec's test_ds.file), and keys of the spec to replace",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spanqa.datasets import read_dataset
+from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import DataError
 from spanqa.files import write_atomically
 from spanqa.squad import Example
@@ -17,7 +17,7 @@ from spanqa_training.data.negatives import make_negatives
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("dataset", help="SQuAD file with answerable questions")
+    parser.add_argument("dataset", help=f"answerable questions: {DATASET_FORMATS}")
     parser.add_argument("-o", "--output", required=True, help="SQuAD 2.0 file to write")
     parser.add_argument("--count", type=int, default=1000, help="questions to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="decides which (default: %(default)s)")

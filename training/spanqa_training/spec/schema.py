@@ -80,7 +80,7 @@ class TrainerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """One dataset: SQuAD JSON, JSON Lines or Parquet files, concatenated."""
+    """One dataset: files of SQuAD JSON, JSON Lines or Parquet, plain or gzipped, concatenated."""
 
     file: tuple[str, ...] = ()
     """One file or a list of files."""
@@ -97,7 +97,7 @@ class DataSpec:
     drop_last: bool | None = None
     """In place of model.dataset.drop_last."""
     bad_examples: str = "stop"
-    """What a question with a defect does: stop, or, in training data, skip, which lists it in RESULTS/bad_examples.jsonl."""
+    """At a question with a defect: stop, or (only in training) skip, which lists it in RESULTS/bad_examples.jsonl."""
     output_prediction_file: str = "prediction.txt"
     """What `spanqa infer` names the file of answers."""
     output_nbest_file: str = "nbest.txt"
