@@ -1,5 +1,7 @@
-"""What many tests share: a small WordPiece vocabulary of our own, and the repository's root."""
+"""What many tests share: a small vocabulary of our own, datasets of every format, and the repository's root."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,48 @@ def _vocabulary_lines():
     return [*_SPECIAL, *dict.fromkeys(pieces)]
 
 
+_BRIDGE = "The first bridge was built in 1907 and widened in 1950."
+_ROWS = [
+    {
+        "id": number,
+        "title": None,
+        "context": _BRIDGE,
+        "question": f"When was the first bridge {what}?",
+        "answers": {"text": [year], "answer_start": [_BRIDGE.index(year)]},
+    }
+    for number, (what, year) in enumerate((("built", "1907"), ("widened", "1950")), start=1)
+]
+_QAS = [
+    {
+        "id": row["id"],
+        "question": row["question"],
+        "answers": [
+            # As annotation tools write it, with keys that nobody asked for.
+            {"answer_id": 1, "text": text, "answer_start": start, "answer_category": None}
+            for text, start in zip(*row["answers"].values(), strict=True)
+        ],
+    }
+    for row in _ROWS
+]
+_SQUAD = {"data": [{"title": None, "paragraphs": [{"document_id": 5, "context": _BRIDGE, "qas": _QAS}]}]}
+
+
+def _write_parquet(path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(_ROWS), path)
+
+
+_FORMATS = {
+    "SQuAD": lambda path: path.write_text(json.dumps(_SQUAD)),
+    "rows under data": lambda path: path.write_text(json.dumps({"data": _ROWS})),
+    "a list of rows": lambda path: path.write_text(json.dumps(_ROWS)),
+    "JSON Lines": lambda path: path.write_text("".join(json.dumps(row) + "\n" for row in _ROWS)),
+    "Parquet": _write_parquet,
+}
+
+
 @pytest.fixture(scope="session")
 def root():
     """The root of the repository."""
@@ -88,3 +132,14 @@ def tokenizer(vocabulary_file):
 @pytest.fixture(scope="session")
 def real_questions(root):
     return read_dataset(root / "data" / "heldout200.json")
+
+
+@pytest.fixture(params=[(name, packed) for name in _FORMATS for packed in (False, True)], ids=str)
+def two_questions(request, tmp_path):
+    """Two questions in each format, plain and gzipped, under a name that says nothing; their ids are numbers."""
+    name, packed = request.param
+    path = tmp_path / "questions"
+    _FORMATS[name](path)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    return path

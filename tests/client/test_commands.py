@@ -273,6 +273,19 @@ def test_numeric_ids_of_rows_become_the_text_that_prediction_files_hold(capsys, 
     assert json.loads(out)["missing"] == 0
 
 
+def test_predict_and_bench_read_every_format(capsys, triton, two_questions, tmp_path):
+    predictions = tmp_path / "p.json"
+    assert run(capsys, "predict", two_questions, "-o", predictions, "--url", triton.url)[0] == 0
+    assert json.loads(predictions.read_text()).keys() == {"1", "2"}
+    status, out, err = run(capsys, "score", two_questions, predictions, "--json")
+    assert (status, err, json.loads(out)["missing"]) == (0, "", 0)
+    triton.requests.clear()
+    options = ["--concurrency", 1, "--window-s", 0.1, "--quiet"]
+    assert run(capsys, "bench", "--dataset", two_questions, *options, "--url", triton.url)[0] == 0
+    asked = {inputs["QUESTION"][4:].decode() for inputs in triton.requests}
+    assert asked == {"When was the first bridge built?", "When was the first bridge widened?"}
+
+
 def test_predict_ends_at_once_where_no_server_is(capsys, triton, dataset):
     triton.stop()
     status, out, err = run(capsys, "predict", dataset, "--url", triton.url, "--timeout-s", 0.3)
