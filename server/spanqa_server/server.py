@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from spanqa_server.checks import check_start
-from spanqa_server.errors import ServerError, ServerLostError
+from spanqa_server.errors import PortError, ServerError, ServerLostError
 from spanqa_server.processes import Stub, stubs_of
 from spanqa_server.repository import default_repository
 from spanqa_server.settings import ServerSettings
@@ -16,6 +16,8 @@ from spanqa_server.supervise import Supervisor
 
 JOIN_MARGIN_S = 30.0
 """What a stop takes beside draining, at the very most."""
+PORT_ATTEMPTS = 3
+"""How often Triton is started on other ports where those that were chosen for it were taken meanwhile."""
 
 
 class Server:
@@ -50,7 +52,18 @@ class Server:
         """
         if self._supervisor is not None:
             raise ServerError("this server was started before: make another `Server`")
-        self.settings, triton, models = check_start(self.settings)
+        asked = self.settings
+        for _ in range(PORT_ATTEMPTS):
+            self._start_once(asked)
+            failure = self._started().failure
+            # A free port that was chosen for Triton may be somebody else's by the time Triton opens it.
+            if not (isinstance(failure, PortError) and 0 in asked.ports().values()):
+                break
+        if failure:
+            raise failure
+
+    def _start_once(self, asked: ServerSettings) -> None:
+        self.settings, triton, models = check_start(asked)
         supervisor = self._supervisor = Supervisor(self.settings, triton, models, self._report)
         supervisor.start()
         try:
@@ -63,7 +76,6 @@ class Server:
             raise
         if supervisor.failure:
             supervisor.join()
-            raise supervisor.failure
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the server has ended.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spanqa import contract
+from spanqa_server import checks as checks_module
+from spanqa_server import server as server_module
 from spanqa_server.checks import check_memory, check_start, free_memory_bytes, free_shared_bytes, with_free_ports
 from spanqa_server.environment import check_packages, find_libpython, libpython_name
 from spanqa_server.errors import InstallationError, MemoryShortageError, PortError, RepositoryError, ServerError
@@ -36,6 +39,38 @@ def test_free_ports_are_chosen_and_differ(repository: Path) -> None:
     ports = set(settings.ports().values())
     assert len(ports) == 3
     assert all(ports)
+
+
+@pytest.mark.triton
+def test_a_chosen_port_that_is_taken_before_triton_opens_it_is_chosen_again(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[socket.socket] = []
+
+    def taking(settings: ServerSettings) -> Any:
+        checked = check_start(settings)
+        if not taken:
+            taken.append(socket.create_server(("127.0.0.1", checked[0].http_port)))
+        return checked
+
+    monkeypatch.setattr(server_module, "check_start", taking)
+    with Server(repository) as server, taken[0]:
+        assert server.settings.http_port != taken[0].getsockname()[1]
+        with socket.create_connection(("127.0.0.1", server.settings.http_port), timeout=10):
+            pass
+
+
+@pytest.mark.triton
+def test_a_port_that_was_asked_for_is_not_exchanged_for_another(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_free_ports(ServerSettings(repository=repository))
+    monkeypatch.setattr(checks_module, "with_free_ports", lambda asked: asked)
+    with (
+        socket.create_server(("127.0.0.1", settings.http_port)),
+        pytest.raises(PortError, match="Triton cannot open its HTTP endpoint"),
+    ):
+        Server(repository, **{f"{name.lower()}_port": port for name, port in settings.ports().items()}).start()
 
 
 @pytest.mark.parametrize(
