@@ -1,5 +1,8 @@
 """A tiny checkpoint with the real tokenizer: small enough to export in seconds."""
 
+import dataclasses
+import hashlib
+
 import pytest
 import torch
 
@@ -25,6 +28,26 @@ def tiny_model_folder(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_checkpoint(checkpoint, SpanModel(config), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory):
+    """The real export in explicit float16, done once for the same weights and layer norm: it takes seconds."""
+    from spanqa_build.float16_export import float16_network_from_windows
+
+    folder, done = tmp_path_factory.mktemp("exported"), {}
+
+    def export(model, path, batches, *, layer_norm):
+        weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+        key = layer_norm, hashlib.sha256(weights).hexdigest()
+        if key not in done:
+            kept = folder / f"{len(done)}.onnx"
+            done[key] = float16_network_from_windows(model, kept, batches, layer_norm=layer_norm)
+        facts, scan = done[key]
+        path.write_bytes(facts.path.read_bytes())
+        return dataclasses.replace(facts, path=path), scan
+
+    return export
 
 
 @pytest.fixture(scope="session")

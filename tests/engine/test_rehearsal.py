@@ -268,7 +268,8 @@ def lenient(monkeypatch):
 
 
 @pytest.fixture
-def command(tiny_model_folder, thirty_questions, lenient):
+def command(tiny_model_folder, thirty_questions, lenient, exported_once, monkeypatch):
+    monkeypatch.setattr(gpu_build, "float16_network_from_windows", exported_once)
     return ["build", "-m", str(tiny_model_folder), "--data", str(thirty_questions), "--target", "a100", "--rehearse"]
 
 

@@ -16,6 +16,8 @@ from spanqa import contract
 
 pytestmark = pytest.mark.triton
 N_REQUESTS = 24
+BUSY_MACHINE_S = 120
+"""Long enough to answer them where other work takes most of the machine."""
 
 
 class ServeCommand:
@@ -24,7 +26,7 @@ class ServeCommand:
     def __init__(self, repository: Path) -> None:
         command = [sys.executable, "-m", "spanqa.cli", "serve", "--repository", str(repository)]
         self.process = subprocess.Popen(
-            [*command, "--grpc-port=0", "--http-port=0", "--metrics-port=0"],
+            [*command, "--grpc-port=0", "--http-port=0", "--metrics-port=0", f"--drain-timeout-s={BUSY_MACHINE_S}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -69,9 +71,9 @@ def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
 ) -> None:
     family = serve.family()
     assert len(family) == 1 + 5
-    # The main entry gets enough to do for seconds on any machine; the ensemble's questions, soon answered, go among it.
+    # The main entry gets enough to do for a second or two; the ensemble's questions, soon answered, go among it.
     question, _, _ = good[0]
-    context = "\n".join(context for _, context, _ in good[:16])
+    context = "\n".join(context for _, context, _ in good[:8])
     long = (contract.QUESTION_ANSWERING, question, context, offline.right(question, context))
     pairs = [long, (contract.ENSEMBLE, *good[0]), long]
     channel, stub = tools.connect(serve.url)
@@ -79,8 +81,8 @@ def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
         calls = []
         for number in range(N_REQUESTS):
             entry, question, context, right = pairs[number % 3]
-            calls.append((stub.ModelInfer.future(tools.request_of(entry, question, context), timeout=120), right))
-        time.sleep(0.5)  # over loopback all of them have arrived by then
+            calls.append((stub.ModelInfer.future(tools.request_of(entry, question, context), timeout=BUSY_MACHINE_S), right))
+        time.sleep(1)  # over loopback all of them have arrived by then, on a busy machine too
         is_done = [call.done() for call, _ in calls]
         serve.process.send_signal(signal.SIGTERM)
         responses = [call.result() for call, _ in calls]
@@ -89,6 +91,6 @@ def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
         outputs = tools.outputs_of(response)
         text, start, end = right.places[0]
         assert (outputs["ANSWER"], outputs["CHAR_START"], outputs["CHAR_END"]) == ([text], [start], [end])
-    assert serve.process.wait(30) == 0
+    assert serve.process.wait(BUSY_MACHINE_S) == 0
     assert not [pid for pid in family if is_running(pid)]
     assert not list(Path("/dev/shm").glob(f"spanqa_{serve.process.pid}_*"))
