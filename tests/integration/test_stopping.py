@@ -81,7 +81,8 @@ def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
         calls = []
         for number in range(N_REQUESTS):
             entry, question, context, right = pairs[number % 3]
-            calls.append((stub.ModelInfer.future(tools.request_of(entry, question, context), timeout=BUSY_MACHINE_S), right))
+            request = tools.request_of(entry, question, context)
+            calls.append((stub.ModelInfer.future(request, timeout=BUSY_MACHINE_S), right))
         time.sleep(1)  # over loopback all of them have arrived by then, on a busy machine too
         is_done = [call.done() for call, _ in calls]
         serve.process.send_signal(signal.SIGTERM)
