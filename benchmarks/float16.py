@@ -186,9 +186,7 @@ def main() -> None:
     """Measure one of the two and print a table."""
     parser = parser_of(__doc__)
     parser.add_argument("what", choices=("checkpoint", "full-size"))
-    parser.add_argument(
-        "--dataset", type=Path, metavar="FILE", help=f"dataset (default: held out of {DATASET.name})"
-    )
+    parser.add_argument("--dataset", type=Path, metavar="FILE", help=f"dataset (default: held out of {DATASET.name})")
     parser.add_argument("--model", type=Path, metavar="DIR", default=MODEL, help="checkpoint (default: the shipped)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to write (default: a temporary folder)")
     args = parser.parse_args()
