@@ -28,8 +28,8 @@ from spanqa_training.inference.fixed_length import (
 from spanqa_training.model import SpanModel
 
 DEVICES = ("cuda", "cpu")
-BFLOAT16 = Limits(max_difference=4.0, answers_changed=0.05, f1_loss=0.5)
-"""bfloat16 keeps 8 bits: taken only where float16 cannot hold the network."""
+BFLOAT16 = Limits(max_difference=2.0, answers_changed=0.02, f1_loss=0.5)
+"""bfloat16 keeps 8 bits, and is taken only where float16 cannot hold the network."""
 LIMITS = {"float32": FLOAT32, "float16": FLOAT16_ROUNDED, "bfloat16": BFLOAT16}
 """How far the network may be from torch in float32, by what it computes in."""
 _FIRST_WITH_BFLOAT16 = 8.0

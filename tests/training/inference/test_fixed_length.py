@@ -27,8 +27,7 @@ LENGTH = 24
 N_TOKENS = 500
 
 
-@pytest.fixture(scope="module", params=["post", "pre"])
-def model(request):
+def model_of(family):
     torch.manual_seed(3)
     config = EncoderConfig(
         vocab_size=N_TOKENS,
@@ -37,10 +36,15 @@ def model(request):
         num_heads=4,
         intermediate_size=64,
         max_positions=32,
-        layer_norm=request.param,
+        layer_norm=family,
         initializer_range=0.3,
     )
     return SpanModel(config).eval()
+
+
+@pytest.fixture(scope="module", params=["post", "pre"])
+def model(request):
+    return model_of(request.param)
 
 
 def batch_of(n_rows, length=LENGTH, seed=0):
@@ -175,8 +179,9 @@ def test_a_file_gives_the_models_own_logits(model, tmp_path):
     assert_near(network(batch), plain(model, batch), batch.attention_mask)
 
 
-def test_loading_a_file_loads_nothing_of_torchs_compiler(model, tmp_path):
+def test_loading_a_file_loads_nothing_of_torchs_compiler(tmp_path):
     """Two seconds of every process, for fresh weights that are then replaced."""
+    model = model_of("post")
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     code = "\n".join(
         [
