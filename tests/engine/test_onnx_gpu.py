@@ -49,6 +49,20 @@ def model_of(layer_norm):
     ).eval()
 
 
+@pytest.fixture(scope="module")
+def fused(batches, tmp_path_factory):
+    """Gives the file of each family's fused float16 network, made once."""
+    folder = tmp_path_factory.mktemp("fused")
+
+    def file_of(layer_norm):
+        path = folder / f"{layer_norm}.onnx"
+        if not path.exists():
+            fused_float16_from_model(model_of(layer_norm), path, batches)
+        return path
+
+    return file_of
+
+
 @pytest.mark.parametrize("layer_norm", ["post", "pre"])
 def test_the_graph_for_cuda_computes_what_torch_does_before_it_is_rounded(layer_norm, batches, tmp_path):
     model = model_of(layer_norm)
@@ -61,9 +75,8 @@ def test_the_graph_for_cuda_computes_what_torch_does_before_it_is_rounded(layer_
 
 
 @pytest.mark.parametrize("layer_norm", ["post", "pre"])
-def test_attention_gets_the_length_of_each_window_as_the_fused_kernels_need(layer_norm, batches, tmp_path):
-    fused_float16_from_model(model_of(layer_norm), tmp_path / "model.onnx", batches)
-    graph = onnx.load(tmp_path / "model.onnx").graph
+def test_attention_gets_the_length_of_each_window_as_the_fused_kernels_need(layer_norm, fused):
+    graph = onnx.load(fused(layer_norm)).graph
     (counts,) = {node.input[3] for node in graph.node if node.op_type == "Attention"}
     (source,) = (node for node in graph.node if counts in node.output)
     axes = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if tensor.dims == [1]}
@@ -77,9 +90,8 @@ def test_attention_gets_the_length_of_each_window_as_the_fused_kernels_need(laye
 
 
 @pytest.mark.parametrize("layer_norm", ["post", "pre"])
-def test_every_layer_is_fused_and_float16_between_int32_ids_and_float32_logits(layer_norm, batches, tmp_path):
-    fused_float16_from_model(model_of(layer_norm), tmp_path / "model.onnx", batches)
-    network = onnx.load(tmp_path / "model.onnx")
+def test_every_layer_is_fused_and_float16_between_int32_ids_and_float32_logits(layer_norm, fused):
+    network = onnx.load(fused(layer_norm))
     operators = Counter(node.op_type for node in network.graph.node)
     assert operators["Attention"] == 2
     assert operators["SkipLayerNormalization"] >= 3
@@ -106,24 +118,23 @@ def test_without_a_cuda_provider_one_sentence_says_what_to_install(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_cuda_provider_that_falls_back_to_the_cpu_is_refused(batches, tmp_path, monkeypatch):
-    fused_float16_from_model(model_of("post"), tmp_path / "model.onnx", batches)
+def test_a_cuda_provider_that_falls_back_to_the_cpu_is_refused(fused, monkeypatch):
+    path = fused("post")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda path, providers: session(path, providers=["CPUExecutionProvider"])
     )
     with pytest.raises(ParityError, match=f"cannot start its {CUDA}: install the CUDA and cuDNN") as caught:
-        cuda_network(tmp_path / "model.onnx")
+        cuda_network(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_runs_it_near_torch(batches, tmp_path):
+def test_a_gpu_runs_it_near_torch(batches, fused):
     model = model_of("post")
-    fused_float16_from_model(model, tmp_path / "model.onnx", batches)
-    network = cuda_network(tmp_path / "model.onnx")
+    network = cuda_network(fused("post"))
     for batch in batches:
         for got, wanted in zip(network(batch), partial(run_torch, model)(batch), strict=True):
             np.testing.assert_allclose(got, wanted, atol=0.05, rtol=0)

@@ -269,7 +269,7 @@ def test_onnx_runtime_hides_an_overflow_that_the_rounded_twin_shows(tmp_path):
 def test_the_shipped_model_gives_the_same_answers_in_float16(root, tmp_path):
     checkpoint, model = load_checkpoint(root / "training" / "checkpoints" / "spanqa-minilm")
     model.eval()
-    examples = read_dataset(root / "data" / "heldout200.json")[::33]
+    examples = read_dataset(root / "data" / "heldout200.json")[::50]
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
     every = list(maker.windows_of_many([(example.question, example.context) for example in examples]))
     batches = [[batch_windows([(windows, index)]) for index in range(len(windows))] for windows in every]
