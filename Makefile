@@ -4,7 +4,8 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One thread a process, or they fight for cores. A file's tests share its servers, in one process. Four bound the memory.
+# One thread a process, or they fight for cores. A file's tests share its servers, in one process; tests/conftest.py
+# orders the files. Four bound the memory.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server
 
@@ -20,7 +21,7 @@ demo: $(VENV)/.serve  ## serve the default model, ask, score and stop
 	@$(BIN)/spanqa demo
 
 test: $(VENV)/.dev  ## run all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --durations=15
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15
 
 lint: $(VENV)/.dev  ## style and types
 	@$(BIN)/ruff check .

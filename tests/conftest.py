@@ -10,6 +10,26 @@ from spanqa.datasets import read_dataset
 from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
+SLOWEST_FILES = (
+    "integration/test_rollover.py",
+    "training/commands/test_old_toolkit.py",
+    "training/run/test_several_processes.py",
+    "integration/test_malformed_requests.py",
+    "training/commands/test_secrets.py",
+    "engine/test_activation_scan.py",
+    "integration/test_long_document.py",
+    "integration/test_killed_processes.py",
+    "integration/test_agreement.py",
+    "integration/test_served_parity.py",
+    "integration/test_stopping.py",
+    "engine/test_gpu_build.py",
+    "training/run/test_training.py",
+    "training/run/test_resuming.py",
+    "training/run/test_loss_scaling.py",
+    "engine/test_onnx_gpu.py",
+    "engine/test_precision.py",
+    "server/test_server.py",
+)
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [
     "the",
@@ -107,6 +127,12 @@ _FORMATS = {
     "JSON Lines": lambda path: path.write_text("".join(json.dumps(row) + "\n" for row in _ROWS)),
     "Parquet": _write_parquet,
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first: each stays in one process, and one that began last would go on alone."""
+    places = {(ROOT / "tests" / name).resolve(strict=True): place for place, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
