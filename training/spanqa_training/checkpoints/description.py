@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
@@ -79,8 +80,14 @@ class Checkpoint:
             raise CheckpointError(f"word_boundaries is {self.word_boundaries!r}: give true or false")
 
     def tokenizer(self) -> Tokenizer:
-        """Make the tokenizer."""
-        return Tokenizer(self.tokenizer_json)
+        """Give the tokenizer; checkpoints with the same text share one."""
+        return _tokenizer(self.tokenizer_json)
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(tokenizer_json: str) -> Tokenizer:
+    """Parse a tokenizer once: a training run asks for it at every check and every checkpoint that it writes."""
+    return Tokenizer(tokenizer_json)
 
 
 def config_from_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
