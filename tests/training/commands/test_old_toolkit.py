@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ from spanqa_training.commands.negatives import write_squad
 KEY = "tlt_encode"
 SHAPE = {
     "vocab_size": 30522,
-    "hidden_size": 16,
+    "hidden_size": 8,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
-    "intermediate_size": 32,
+    "intermediate_size": 16,
     "max_position_embeddings": 512,
 }
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -41,8 +42,10 @@ def specs(root):
 
 @pytest.fixture(scope="module")
 def twelve_questions(root, tmp_path_factory):
+    """About the shortest passages: the specs ask for hundreds of epochs."""
     path = tmp_path_factory.mktemp("questions") / "twelve.json"
-    write_squad(read_dataset(root / "data" / "heldout200.json")[:12], path)
+    questions = read_dataset(root / "data" / "heldout200.json")
+    write_squad(sorted(questions, key=lambda example: len(example.context))[:12], path)
     return str(path)
 
 
@@ -78,35 +81,38 @@ def open_values(questions, section):
 
 
 @pytest.fixture(scope="module")
-def trained(root, specs, models, twelve_questions, tmp_path_factory):
-    """What `train` and `finetune` leave, with the encoder of each family."""
-    results = {}
-    with pytest.MonkeyPatch.context() as patch:
-        from huggingface_hub import constants
+def trained(specs, models, twelve_questions, tmp_path_factory):
+    """Gives what `train` leaves with the encoder of each family, which is trained once: a step an epoch."""
 
-        patch.setattr(constants, "HF_HUB_CACHE", str(models / "hub"))
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setenv("SPANQA_MODELS", str(models / "own"))
-        for name in ("train", "train_megatron"):
-            folder = tmp_path_factory.mktemp(name)
-            values = [
-                *open_values(twelve_questions, "training_ds"),
-                "training_ds.batch_size=8",
-                "validation_ds.batch_size=8",
-            ]
-            assert main(["train", *options(specs, name, folder, *values)]) == 0
-            results[name] = folder
-    return results
+    @cache
+    def results_of(name):
+        folder = tmp_path_factory.mktemp(name)
+        values = [
+            *open_values(twelve_questions, "training_ds"),
+            "training_ds.batch_size=8",
+            "validation_ds.batch_size=8",
+        ]
+        few = ["training_ds.num_samples=8", "validation_ds.num_samples=4"]
+        with pytest.MonkeyPatch.context() as patch:
+            from huggingface_hub import constants
+
+            patch.setattr(constants, "HF_HUB_CACHE", str(models / "hub"))
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+            patch.setenv("SPANQA_MODELS", str(models / "own"))
+            assert main(["train", *options(specs, name, folder, *values, *few)]) == 0
+        return folder
+
+    return results_of
 
 
 @pytest.mark.parametrize(("name", "layer_norm"), [("train", "post"), ("train_megatron", "pre")])
 def test_train_runs_its_hundred_epochs_from_the_encoder_that_the_spec_names(trained, name, layer_norm):
-    model = trained[name] / "checkpoints" / "trained-model.tlt"
+    model = trained(name) / "checkpoints" / "trained-model.tlt"
     checkpoint = read_checkpoint(model)
     assert checkpoint.encoder.layer_norm == layer_norm
     assert checkpoint.provenance["checks"][-1]["epoch"] == 100
     assert checkpoint.provenance["checks"][-1]["train_loss"] < checkpoint.provenance["checks"][0]["train_loss"]
-    assert len(list((trained[name] / "checkpoints").glob("*.ckpt"))) == 3
+    assert len(list((trained(name) / "checkpoints").glob("*.ckpt"))) == 3
     assert (checkpoint.windows.max_seq_length, checkpoint.windows.doc_stride) == (384, 128)
 
 
@@ -122,14 +128,16 @@ def test_the_case_that_a_tokenizer_has_is_not_overruled(specs, found, twelve_que
 @pytest.fixture(scope="module")
 def finetuned(specs, trained, twelve_questions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetuned")
-    model = trained["train"] / "checkpoints" / "trained-model.tlt"
-    values = open_values(twelve_questions, "finetuning_ds")
+    model = trained("train") / "checkpoints" / "trained-model.tlt"
+    # What it was trained on.
+    few = ["finetuning_ds.num_samples=8", "finetuning_ds.batch_size=8", "trainer.max_epochs=5"]
+    values = [*open_values(twelve_questions, "finetuning_ds"), *few]
     assert main(["finetune", *options(specs, "finetune", folder, "-m", str(model), *values)]) == 0
     return folder / "checkpoints" / "finetuned-model.tlt"
 
 
 def test_finetune_goes_on_from_a_checkpoint(finetuned, trained):
-    before = read_checkpoint(trained["train"] / "checkpoints" / "trained-model.tlt")
+    before = read_checkpoint(trained("train") / "checkpoints" / "trained-model.tlt")
     after = read_checkpoint(finetuned)
     assert after.provenance["trained_on"] == ["twelve.json", "twelve.json"]
     assert after.windows == before.windows

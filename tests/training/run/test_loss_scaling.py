@@ -14,9 +14,10 @@ from spanqa_training.spec.schema import Spec
 
 
 @pytest.fixture
-def trainer(tmp_path, tiny_checkpoint, fifty_questions):
-    """Makes a process of a run on fifty real questions, and its scaler."""
-    overrides = [f"training_ds.file={fifty_questions}", "training_ds.batch_size=9", "trainer.max_epochs=2"]
+def trainer(tmp_path, tiny_checkpoint, twenty_questions):
+    """Makes a process of a run on twenty real questions, and its scaler."""
+    overrides = [f"training_ds.file={twenty_questions}", "training_ds.batch_size=3", "trainer.max_epochs=2"]
+    overrides += ["optim.lr=1e-3"]
     spec = load_spec(None, [*overrides, "trainer.save_every_s=0"], uses=set(Spec.__dataclass_fields__), warn=print).spec
     checkpoint, _ = load_checkpoint(tiny_checkpoint)
     index = build_or_open_index(

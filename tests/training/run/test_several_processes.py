@@ -14,23 +14,31 @@ from spanqa_training.checkpoints.checkpoint import load_checkpoint
 
 SPEC = """\
 trainer: {max_epochs: 1, seed: 1, precision: 32, save_top_k: 0, save_every_s: 0}
-model: {dataset: {max_seq_length: 256, doc_stride: 128}}
-training_ds: {file: '???', batch_size: 5}
+model: {dataset: {max_seq_length: 128, doc_stride: 48}}
+training_ds: {file: '???', batch_size: 3}
 validation_ds: {file: '???'}
 optim: {lr: 1.0e-3, sched: {name: WarmupAnnealing, warmup_ratio: 0.1}}
 """
 
 
-@pytest.fixture
-def command(tmp_path, fifty_questions):
-    spec = tmp_path / "spec.yaml"
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, twenty_questions):
+    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
     spec.write_text(SPEC, encoding="utf-8")
 
     def arguments(model, results, *more):
-        files = [f"training_ds.file={fifty_questions}", f"validation_ds.file={fifty_questions}"]
+        files = [f"training_ds.file={twenty_questions}", f"validation_ds.file={twenty_questions}"]
         return ["train", "-e", str(spec), "-m", str(model), "-r", str(results), "--quiet", *files, *more]
 
     return arguments
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tiny_checkpoint, tmp_path_factory):
+    """The results of a run of two processes; most of what each such run takes is the start of its processes."""
+    results = tmp_path_factory.mktemp("whole")
+    assert main(command(tiny_checkpoint, results, "-g", "2")) == 0
+    return results
 
 
 def trained(results):
@@ -45,34 +53,34 @@ def test_two_processes_end_with_the_model_of_one_with_batches_twice_as_large(com
     """Without dropout, whose masks differ, and with SGD, as Adam makes whole steps of rounding errors."""
     sgd = ["optim.name=sgd", "optim.lr=0.1"]
     assert main(command(still_checkpoint, tmp_path / "two", "-g", "2", *sgd)) == 0
-    assert main(command(still_checkpoint, tmp_path / "one", "training_ds.batch_size=10", *sgd)) == 0
+    assert main(command(still_checkpoint, tmp_path / "one", "training_ds.batch_size=6", *sgd)) == 0
     (two_says, two), (one_says, one) = trained(tmp_path / "two"), trained(tmp_path / "one")
-    assert two_says.provenance["n_windows"] % 10
+    assert two_says.provenance["n_windows"] % 6
     assert largest_difference(two, one) < 2e-5
-    assert two_says.metrics["validation"]["model_threshold"]["total"] == 50
+    assert two_says.metrics["validation"]["model_threshold"]["total"] == 20
     names = ("train_loss", "val_loss")
     losses = [[check[name] for check in says.provenance["checks"] for name in names] for says in (two_says, one_says)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(command, tmp_path, tiny_checkpoint, capsys):
+def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(
+    command, tmp_path, tiny_checkpoint, uninterrupted
+):
     """With dropout: every process's own generator is restored."""
-    assert main(command(tiny_checkpoint, tmp_path / "whole", "-g", "2")) == 0
     arguments = command(tiny_checkpoint, tmp_path / "cut", "-g", "2")
     process = subprocess.Popen(
         [sys.executable, "-m", "spanqa.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     state = tmp_path / "cut" / "state" / "state.pt"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300  # a busy machine starts processes slowly
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
     assert "Traceback" not in told
-    capsys.readouterr()
     assert main(arguments) == 0
-    assert largest_difference(trained(tmp_path / "whole")[1], trained(tmp_path / "cut")[1]) == 0
+    assert largest_difference(trained(uninterrupted)[1], trained(tmp_path / "cut")[1]) == 0
 
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(command, tmp_path, tiny_checkpoint, capsys):
