@@ -1,6 +1,7 @@
 """The encoder in torch, inside a faked Triton: the build's weights or none, requests together, a fault its own."""
 
 import importlib.util
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from spanqa import contract
-from spanqa.errors import SettingsError, SpanqaError
+from spanqa.errors import InputError, SettingsError, SpanqaError
 from spanqa.manifest import Artefact, Engine, load_manifest, manifest_json
 from spanqa.packing import Bucket, Packing
 from spanqa.startup import sha256_of
@@ -118,6 +119,71 @@ def test_a_request_that_cannot_be_run_fails_alone(built, pb_utils, network):
     assert_answers(responses[0], network, good)
     assert_answers(responses[2], network, good)
     assert "windows of 16 tokens came to the network for 32" in responses[1].error().message()
+
+
+@pytest.mark.parametrize(("place", "name", "wrong"), [(0, "input_ids", 300), (2, "token_type_ids", -1)])
+def test_ids_that_the_network_has_not_are_their_senders_fault_alone(built, pb_utils, network, place, name, wrong):
+    model = load(built)
+    good, bad = arrays_of(1, seed=1), arrays_of(1, seed=2)
+    bad[place][0, -1] = wrong
+    responses = model.execute([request_of(pb_utils, arrays) for arrays in (good, bad)])
+    assert_answers(responses[0], network, good)
+    assert responses[1].error().code() == pb_utils.TritonError.INVALID_ARG
+    assert responses[1].error().message().startswith(f"{name} holds {wrong}, and the network takes 0 to ")
+
+
+class Ended(BaseException):
+    """What `os._exit` does, as far as a test can bear it."""
+
+
+def served_by(network, built, monkeypatch, device):
+    """The encoder on a device, with a network of our own, where the end of the process is an exception."""
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(fixed_length, "network_from_file", lambda *_args, **_options: network)
+    monkeypatch.setattr(os, "_exit", end)
+    describe(built, engine=Engine(platform="torch", graph_rows=(1, 2, 4), device=device, dtype="float32"))
+    return load(built)
+
+
+def failing(error):
+    def network(_batch):
+        raise error
+
+    return network
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors"),
+    ],
+)
+def test_a_process_whose_gpu_failed_ends_with_one_line(built, pb_utils, monkeypatch, capfd, error):
+    model = served_by(failing(error), built, monkeypatch, "cuda")
+    with pytest.raises(Ended, match="1"):
+        model.execute([request_of(pb_utils, arrays_of(1, seed=seed)) for seed in (1, 2)])
+    line = capfd.readouterr().err
+    assert line.startswith("spanqa: encoder_32 failed on the GPU: CUDA error: device-side assert triggered ")
+    assert line.endswith(": its process ends\n")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "error"),
+    [
+        ("cpu", RuntimeError("of a CPU")),
+        ("cuda", InputError("of a request")),
+        ("cuda", RunError("of another length")),
+    ],
+)
+def test_any_other_fault_is_answered_and_the_process_lives(built, pb_utils, monkeypatch, device, error):
+    model = served_by(failing(error), built, monkeypatch, device)
+    (response,) = model.execute([request_of(pb_utils, arrays_of(1, seed=1))])
+    assert response.has_error()
 
 
 def altered(path):

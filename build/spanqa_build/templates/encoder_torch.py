@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the weights beside this file, which must be those that the manifest names, and record the network."""
         folder = Path(args["model_repository"])
+        self._name = folder.name
         manifest = load_manifest(folder.parent / contract.QUESTION_ANSWERING / args["model_version"])
         path = folder / args["model_version"] / WEIGHTS_FILE
         engine = manifest.engine
@@ -33,7 +36,8 @@ class TritonPythonModel:
             raise SettingsError(f"{folder.name} is not in the manifest of this version: build the repository again")
         check_file(path, artefact, whole=True)
         # Triton counts the GPUs that it sees, and torch sees the same.
-        device = f"cuda:{args['model_instance_device_id']}" if engine.device == "cuda" else engine.device
+        self._on_gpu = engine.device == "cuda"
+        device = f"cuda:{args['model_instance_device_id']}" if self._on_gpu else engine.device
         self._network = network_from_file(
             path,
             manifest.encoder["architecture"],
@@ -52,12 +56,22 @@ class TritonPythonModel:
         input_ids, attention_mask, token_type_ids = (
             np.concatenate([one[tensor.name] for one in inputs]) for tensor in contract.ENCODER_INPUTS
         )
-        start_logits, end_logits = self._network(
-            Batch(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        )
+        batch = Batch(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        try:
+            start_logits, end_logits = self._network(batch)
+        except RuntimeError as error:  # torch's: after an error of CUDA's each later call of the process fails too
+            if self._on_gpu:
+                self._end(error)
+            raise
         ends = np.cumsum([len(one[contract.INPUT_IDS.name]) for one in inputs])[:-1]
         # In the CPU's memory, where the main entry reads them.
         return [
             [pb_utils.Tensor(contract.START_LOGITS.name, start), pb_utils.Tensor(contract.END_LOGITS.name, end)]
             for start, end in zip(np.split(start_logits, ends), np.split(end_logits, ends), strict=True)
         ]
+
+    def _end(self, error: RuntimeError) -> None:
+        """End this process, so that the supervisor loads the model again in one whose CUDA is whole."""
+        reason = " ".join(str(error).split())[:200]
+        print(f"spanqa: {self._name} failed on the GPU: {reason}: its process ends", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from spanqa.errors import InputError
 from spanqa.windows import Batch
 from spanqa_training.errors import CheckpointError, RunError
 from spanqa_training.inference import cuda_graphs
@@ -145,6 +146,33 @@ def test_windows_of_another_length_are_refused(model):
     network = FixedLengthNetwork(model, length=LENGTH, sizes=(1,))
     with pytest.raises(RunError, match="windows of 20 tokens came to the network for 24: pad them"):
         network(batch_of(1, length=20))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "allowed"),
+    [
+        ("input_ids", -1, "0 to 499"),
+        ("input_ids", N_TOKENS, "0 to 499"),
+        ("token_type_ids", -1, "0 to 1"),
+        ("token_type_ids", 2, "0 to 1"),
+    ],
+)
+def test_ids_that_the_network_has_not_are_refused_before_anything_is_run(model, field, wrong, allowed):
+    graphs = Graphs((1, 4))
+    network = FixedLengthNetwork(model, length=LENGTH, sizes=(1, 4), record=graphs.record)
+    batch = batch_of(3)
+    getattr(batch, field)[2, LENGTH - 1] = wrong
+    with pytest.raises(InputError, match=f"^{field} holds {wrong}, and the network takes {allowed}: send what the"):
+        network(batch)
+    assert graphs.replayed == []
+
+
+def test_the_first_and_the_last_id_are_taken(model):
+    network = FixedLengthNetwork(model, length=LENGTH, sizes=(1,))
+    batch = batch_of(1)
+    batch.input_ids[0, :2] = 0, N_TOKENS - 1
+    batch.token_type_ids[0, :2] = 0, 1
+    assert_near(network(batch), plain(model, batch), batch.attention_mask)
 
 
 def test_networks_of_several_lengths_answer_as_one(model):

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spanqa import contract
+from spanqa.errors import InputError
 from spanqa.windows import Batch
 from spanqa_training.checkpoints.weights_file import model_from_weights, weights_from_safetensors
 from spanqa_training.errors import CheckpointError, RunError, TrainingError
@@ -81,11 +83,13 @@ class FixedLengthNetwork:
 
         Raises:
             RunError: They are of another length.
+            InputError: They hold ids that the network has not.
         """
         arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
         n_rows, length = batch.input_ids.shape
         if length != self.length:
             raise RunError(f"windows of {length} tokens came to the network for {self.length}: pad them to that")
+        self._check_ids(batch)
         logits = np.empty((2, n_rows, length), dtype=np.float32)
         largest = self.sizes[-1]
         with self._lock, torch.inference_mode():
@@ -93,6 +97,20 @@ class FixedLengthNetwork:
                 rows = slice(low, min(low + largest, n_rows))
                 logits[:, rows] = self._run([array[rows] for array in arrays])
         return logits[0], logits[1]
+
+    def _check_ids(self, batch: Batch) -> None:
+        """Refuse ids that an embedding has no row for: on a GPU one would break CUDA for this process for ever."""
+        config = self._model.config
+        for tensor, ids, n_ids in (
+            (contract.INPUT_IDS, batch.input_ids, config.vocab_size),
+            (contract.TOKEN_TYPE_IDS, batch.token_type_ids, config.type_vocab_size),
+        ):
+            wrong = ids[(ids < 0) | (ids >= n_ids)]
+            if wrong.size:
+                raise InputError(
+                    f"{tensor.name} holds {wrong[0]}, and the network takes 0 to {n_ids - 1}: send what the model's own"
+                    " tokenizer gives"
+                )
 
     def _run(self, arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Run at most as many rows as the largest size; `(2, n_rows, length)`, valid until the next run."""
