@@ -1,10 +1,9 @@
 """Several processes train the model that one process would have trained."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
+import threading
 
 import pytest
 import torch
@@ -20,6 +19,8 @@ validation_ds: {file: '???'}
 optim: {lr: 1.0e-3, sched: {name: WarmupAnnealing, warmup_ratio: 0.1}}
 """
 
+EPOCHS = ("-g", "2", "trainer.max_epochs=4")
+
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory, twenty_questions):
@@ -33,11 +34,26 @@ def command(tmp_path_factory, twenty_questions):
     return arguments
 
 
+@pytest.fixture(scope="module", autouse=True)
+def started_soon():
+    """Processes are forked from one that has imported all; test_secrets.py spawns them as a user's command does."""
+    start = torch.multiprocessing.start_processes
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["spanqa_training.run.training_run"])
+
+    def from_one(*arguments, **options):
+        return start(*arguments, **{**options, "start_method": "forkserver"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.multiprocessing, "start_processes", from_one)
+        yield
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(command, tiny_checkpoint, tmp_path_factory):
-    """The results of a run of two processes; most of what each such run takes is the start of its processes."""
+    """The results of a run of two processes; long enough for a signal to come in its midst."""
     results = tmp_path_factory.mktemp("whole")
-    assert main(command(tiny_checkpoint, results, "-g", "2")) == 0
+    assert main(command(tiny_checkpoint, results, *EPOCHS)) == 0
     return results
 
 
@@ -64,21 +80,29 @@ def test_two_processes_end_with_the_model_of_one_with_batches_twice_as_large(com
 
 
 def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(
-    command, tmp_path, tiny_checkpoint, uninterrupted
+    command, tmp_path, tiny_checkpoint, uninterrupted, capfd
 ):
     """With dropout: every process's own generator is restored."""
-    arguments = command(tiny_checkpoint, tmp_path / "cut", "-g", "2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spanqa.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    arguments = command(tiny_checkpoint, tmp_path / "cut", *EPOCHS)
     state = tmp_path / "cut" / "state" / "state.pt"
-    deadline = time.monotonic() + 300  # a busy machine starts processes slowly
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGTERM)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 130, told
-    assert "Traceback" not in told
+    ended = threading.Event()
+
+    def interrupt():
+        while not ended.wait(0.01):
+            if state.exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    interrupting = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes too late is no end of the tests
+    interrupting.start()
+    try:
+        assert main(arguments) == 130
+    finally:
+        ended.set()
+        interrupting.join()
+        signal.signal(signal.SIGTERM, before)
+    assert "Traceback" not in capfd.readouterr().err
     assert main(arguments) == 0
     assert largest_difference(trained(uninterrupted)[1], trained(tmp_path / "cut")[1]) == 0
 
