@@ -44,7 +44,7 @@ def main() -> None:
         counts: dict[str, dict[str, int]] = {}
         for said in rehearsed_engines(network.path, target, outputs):
             if isinstance(said, Parsed):
-                check_precisions(said.layers, network.float32_products)
+                check_precisions(said.layers, network.meant)
                 counts = count_layers(said.layers)
                 tell(f"parse, {len(said.layers):,} layers", said.seconds, None, said.peak_bytes)
             else:

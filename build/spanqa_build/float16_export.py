@@ -19,9 +19,10 @@ from spanqa.contract import ENCODER_INPUTS, ENCODER_OUTPUTS
 from spanqa.windows import Batch
 from spanqa_build.activation_scan import ActivationScan, scan_activations
 from spanqa_build.errors import ExportError
+from spanqa_build.meant_precisions import MeantPrecisions, meant_precisions
 from spanqa_build.network_file import skeleton_of, write_network
 from spanqa_build.onnx_export import OPSET, check_network
-from spanqa_build.precision import float32_products, layer_norms_as_primitives, with_explicit_precision
+from spanqa_build.precision import layer_norms_as_primitives, with_explicit_precision
 from spanqa_build.trt_operators import check_operators
 from spanqa_training.model import SpanModel
 
@@ -41,7 +42,7 @@ class NetworkFacts:
         n_casts: Casts among them.
         layer_norm: One of `LAYER_NORMS`.
         float32_tensors: Tensors kept in float32 because float16 could not hold them.
-        float32_products: Matrix products that are meant to be in float32: the head's, and those at such tensors.
+        meant: What each product, softmax and layer norm is to be computed in.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class NetworkFacts:
     n_casts: int
     layer_norm: str
     float32_tensors: tuple[str, ...]
-    float32_products: tuple[str, ...]
+    meant: MeantPrecisions
 
 
 def float16_network_from_windows(
@@ -127,7 +128,7 @@ def float16_network_from_graph(
         n_casts=counts["Cast"],
         layer_norm=layer_norm,
         float32_tensors=tuple(sorted(float32_tensors)),
-        float32_products=float32_products(graph, float32_tensors),
+        meant=meant_precisions(graph.graph, float32_tensors),
     )
 
 

@@ -28,20 +28,23 @@ class Wanted:
         output: Where the model repository goes.
         data: The dataset to check on; None for the bundled one.
         key: The key as it was given (-k); None without one.
+        precision: Of a CPU's network; None for the default.
     """
 
     model: str = "CHECKPOINT"
     output: str = "REPOSITORY"
     data: str | None = None
     key: str | None = None
+    precision: str | None = None
 
 
 def cpu_commands(target: Target, wanted: Wanted) -> tuple[str, ...]:
     """Give the commands that build and serve without a container."""
     data = ["--data", wanted.data] if wanted.data else []
-    options = ["-m", wanted.model, "--target", target.name, *_key_options(wanted.key), *data, "-o", wanted.output]
+    precision = ["--precision", wanted.precision] if wanted.precision else []
+    options = ["-m", wanted.model, "--target", target.name, *precision, *_key_options(wanted.key), *data]
     return (
-        shlex.join(["spanqa", "build", *options]),
+        shlex.join(["spanqa", "build", *options, "-o", wanted.output]),
         shlex.join(["spanqa", "serve", "--repository", wanted.output]),
     )
 
@@ -51,8 +54,8 @@ def torch_commands(target: Target, wanted: Wanted, *, on_gpu: bool) -> tuple[str
     install = ["make setup", ". .venv/bin/activate"]
     if on_gpu and target.torch_index:
         # Named in full: the torch of PyPI, which has the same version but for this, would do for pip.
-        index = f"https://download.pytorch.org/whl/{target.torch_index}"
-        install.append(shlex.join(["pip", "install", f"{target.torch}+{target.torch_index}", "--index-url", index]))
+        torch = f"{target.torch}+{target.torch_index}"
+        install.append(f"{shlex.join(['pip', 'install', torch])}  # of PyTorch's own index, {target.torch_index}")
     data = ["--data", wanted.data] if wanted.data else []
     engine = ["--engine", TORCH, *([] if on_gpu else ["--device", "cpu"])]
     options = ["-m", wanted.model, "--target", target.name, *engine, *_key_options(wanted.key), *data]

@@ -13,8 +13,6 @@ from spanqa_build.network_file import skeleton_of
 
 FLOAT32_OPERATORS = ("LayerNormalization", "Softmax")
 """Computed in float32 in any network: a variance or an exponential leaves float16's range first."""
-PRODUCTS = ("MatMul", "Gemm")
-"""What the tensor cores are for."""
 MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 _SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
@@ -44,7 +42,7 @@ def with_explicit_precision(network: onnx.ModelProto, float32_tensors: Collectio
         raise PrecisionError(
             f"{unknown[0]} is no float32 tensor of the network: give names from an activation scan of the same model"
         )
-    return _Converter(network, types).converted(_float32_nodes(network.graph, float32_tensors))
+    return _Converter(network, types).converted(float32_nodes(network.graph, float32_tensors))
 
 
 def float16_tensors(network: onnx.ModelProto, float32_tensors: Collection[str] = ()) -> tuple[str, ...]:
@@ -53,7 +51,7 @@ def float16_tensors(network: onnx.ModelProto, float32_tensors: Collection[str] =
     These are the results of float16 nodes, and those of float32 nodes that are cast for a float16 node.
     """
     types = element_types(network)
-    kept = _float32_nodes(network.graph, float32_tensors)
+    kept = float32_nodes(network.graph, float32_tensors)
     results = {name for node in network.graph.node for name in node.output if types[name] == TensorProto.FLOAT}
     touched = dict.fromkeys(
         name
@@ -62,13 +60,6 @@ def float16_tensors(network: onnx.ModelProto, float32_tensors: Collection[str] =
         for name in (*node.input, *node.output)
     )
     return tuple(name for name in touched if name in results)
-
-
-def float32_products(network: onnx.ModelProto, float32_tensors: Collection[str] = ()) -> tuple[str, ...]:
-    """Name the matrix products that `with_explicit_precision` leaves in float32, in the order of the graph."""
-    kept = _float32_nodes(network.graph, float32_tensors)
-    nodes = enumerate(network.graph.node)
-    return tuple(node.name for index, node in nodes if index in kept and node.op_type in PRODUCTS)
 
 
 def element_types(network: onnx.ModelProto) -> dict[str, int]:
@@ -156,8 +147,8 @@ def _layer_norm(node: onnx.NodeProto, epsilon: str) -> list[onnx.NodeProto]:
     return [*made, helper.make_node("Add", [f"{result}.scaled", bias], [result], result)]
 
 
-def _float32_nodes(graph: onnx.GraphProto, float32_tensors: Collection[str]) -> set[int]:
-    """Positions of the nodes that compute in float32."""
+def float32_nodes(graph: onnx.GraphProto, float32_tensors: Collection[str]) -> set[int]:
+    """Give the positions of the nodes that `with_explicit_precision` leaves in float32."""
     kept = set(float32_tensors)
     found = {
         index
@@ -199,9 +190,9 @@ class _Converter:
         self.graph = self.target.graph
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
 
-    def converted(self, float32_nodes: set[int]) -> onnx.ModelProto:
+    def converted(self, kept: set[int]) -> onnx.ModelProto:
         for index, node in enumerate(self.source.graph.node):
-            wanted = TensorProto.FLOAT if index in float32_nodes else TensorProto.FLOAT16
+            wanted = TensorProto.FLOAT if index in kept else TensorProto.FLOAT16
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             for place, name in enumerate(node.input):

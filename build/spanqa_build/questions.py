@@ -35,5 +35,5 @@ def questions_to_check(data: Path) -> list[Example]:
         DataError: The file is no dataset.
     """
     if not data.is_file():
-        raise BuildError(f"{data}: no questions to check the network on: give {DATASET_FORMATS} with --data")
+        raise BuildError(f"{data}: no such file of questions: give {DATASET_FORMATS} with --data")
     return read_dataset(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -162,8 +163,8 @@ def check_output(folder: str | Path, *, rehearsed: bool = False) -> Path:
             raise RepositoryError(
                 f"{folder}: holds something else than a model repository: give a new or an empty folder"
             )
-        newest = _newest_manifest(folder)
-        if newest and bool(newest.engine and newest.engine.rehearsed) != rehearsed:
+        is_rehearsed = _is_rehearsed(folder)
+        if is_rehearsed is not None and is_rehearsed != rehearsed:
             held, wanted = ("real", "rehearsed") if rehearsed else ("rehearsed", "real")
             raise RepositoryError(
                 f"{folder}: holds a {held} repository, beside which no {wanted} version is put: give another folder"
@@ -197,6 +198,16 @@ def _newest_manifest(folder: Path) -> Manifest | None:
     try:
         return load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-1]))
     except (IndexError, SpanqaError):
+        return None
+
+
+def _is_rehearsed(folder: Path) -> bool | None:
+    """Whether the newest version is a rehearsal's, as its manifest says, sound or not; None where nothing says so."""
+    versions = versions_in(folder / contract.QUESTION_ANSWERING)
+    try:
+        path = folder / contract.QUESTION_ANSWERING / str(versions[-1]) / MANIFEST_FILE
+        return bool((json.loads(path.read_text(encoding="utf-8"))["engine"] or {}).get("rehearsed"))
+    except (IndexError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

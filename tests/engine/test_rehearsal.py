@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from spanqa_build import gpu_build
 from spanqa_build.comparison import Limits
 from spanqa_build.errors import EngineError, GpuError, PrecisionError
 from spanqa_build.float16_export import float16_network, float16_network_from_graph, float32_graph
+from spanqa_build.meant_precisions import MeantPrecisions
 from spanqa_build.rehearsal import engines, rehearsal
 from spanqa_build.rehearsal.engines import Parsed, rehearsed_engines, rtx_version
 from spanqa_build.rehearsal.layers import Layer, check_precisions, count_layers, precision_problems
@@ -77,7 +79,7 @@ def test_the_real_builder_builds_every_bucket_of_every_target_in_the_precisions_
     target = target_from_name(name)
     facts = float16[family, target.layer_norm]
     parsed, built, outputs = rehearse(facts, target, tmp_path)
-    check_precisions(parsed.layers, facts.float32_products)
+    check_precisions(parsed.layers, facts.meant)
     counts = count_layers(parsed.layers)
     assert counts["matrix product"] == {"float16": 8 * N_LAYERS, "float32": 1}
     assert counts["softmax"] == {"float32": N_LAYERS}
@@ -100,7 +102,7 @@ def test_the_shipped_checkpoint_is_taken(root, tmp_path):
     target = target_from_name("v100")
     facts = float16_network(model, tmp_path / "network.onnx", layer_norm=target.layer_norm)
     parsed, (built,), _ = rehearse(facts, target, tmp_path, [256])
-    check_precisions(parsed.layers, facts.float32_products)
+    check_precisions(parsed.layers, facts.meant)
     assert count_layers(parsed.layers)["matrix product"] == {"float16": 48, "float32": 1}
     assert built.size_bytes > 40 << 20
 
@@ -234,28 +236,37 @@ def test_a_product_in_float32_and_a_norm_in_float16_fail_though_tensorrt_takes_t
     planted = dataclasses.replace(facts, path=tmp_path / "planted.onnx")
     parsed, built, _ = rehearse(planted, target_from_name("t4"), tmp_path, [128])
     assert len(built) == 1
-    problems = precision_problems(parsed.layers, facts.float32_products)
+    problems = precision_problems(parsed.layers, facts.meant)
     assert problems == [
         f"the layer norm {norm.name} is in float16, not float32",
         f"the matrix product {product.name} is in float32, not float16",
     ]
     with pytest.raises(PrecisionError, match=r"in float16, not float32 \(and 1 more\)$"):
-        check_precisions(parsed.layers, facts.float32_products)
+        check_precisions(parsed.layers, facts.meant)
 
 
-def test_a_product_of_two_types_a_softmax_in_float16_and_a_missing_head_are_problems():
+def test_what_is_in_no_meant_precision_or_missing_or_unheard_of_is_a_problem():
+    meant = MeantPrecisions(
+        float16_products=("a", "c"), float32_products=("head",), softmaxes=("b",), norms=("x.LayerNormalization",)
+    )
     layers = [
         Layer(kind="MATRIX_MULTIPLY", node="a", reads=("float16", "float32"), gives=("float32",)),
         Layer(kind="SOFTMAX", node="b", reads=("float16",), gives=("float16",)),
         Layer(kind="ELEMENTWISE", node="x.LayerNormalization.mean", reads=("float16",), gives=("float16",)),
         Layer(kind="ELEMENTWISE", node="x", reads=("int64", "int64"), gives=("int64",)),
+        Layer(kind="MATRIX_MULTIPLY", node="c", reads=("bf16", "bf16"), gives=("bf16",)),
+        Layer(kind="MATRIX_MULTIPLY", node="d", reads=("float16", "float16"), gives=("float16",)),
+        Layer(kind="EINSUM", node="e", reads=("float32",), gives=("float32",)),
         Layer(kind="CAST", node="x.LayerNormalization_float16", reads=("float32",), gives=("float16",)),
     ]
-    assert precision_problems(layers, ["head"]) == [
-        "the product head is missing from its network",
+    assert precision_problems(layers, meant) == [
+        "e is of kind EINSUM, of which none was written",
         "the matrix product a is in float16 to float32, not float16",
         "the softmax b is in float16, not float32",
         "the layer norm x.LayerNormalization.mean is in float16, not float32",
+        "the matrix product c is in bf16, not float16",
+        "the matrix product d is none that was written",
+        "the matrix product head is missing from its network",
     ]
 
 
@@ -324,6 +335,17 @@ def test_what_tensorrt_refuses_is_one_line_and_exit_2(command, tmp_path, monkeyp
     assert not (tmp_path / "repository").exists()
 
 
+def test_auto_looks_for_no_gpu_where_none_is_needed(command, capsys):
+    assert main([*command, "--target", "auto"]) == 2
+    assert "--target auto looks for a GPU, which is not needed here: name v100, t4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [["--check", "DIR"], ["--rollback", "DIR"]])
+def test_options_of_a_build_beside_a_repository_are_refused(what, capsys):
+    assert main(["build", *what, "-m", "nowhere", "--target", "t4", "--engine", "torch"]) == 2
+    assert f"{what[0]} takes a repository as it is: leave --model, --engine, --target out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [["--target", "cpu"], ["--target", "v100", "--engine", "onnxruntime"]])
 def test_a_rehearsal_is_of_tensorrt_for_gpus(command, options, capsys):
     assert main([*command, *options]) == 2
@@ -335,7 +357,7 @@ def test_without_the_package_the_extra_is_named_before_any_work(command, monkeyp
     monkeypatch.setattr(rehearsal, "questions_to_check", lambda _path: pytest.fail("work was begun"))
     assert main(command) == 2
     assert "pip install 'spanqa[rehearsal]'" in capsys.readouterr().err
-    with pytest.raises(GpuError, match="tensorrt-rtx-cu12-bindings and tensorrt-rtx-cu12-libs are not installed"):
+    with pytest.raises(GpuError, match=r"tensorrt-rtx-cu12-bindings and .*-libs and polygraphy are not installed"):
         rtx_version()
 
 
@@ -348,8 +370,49 @@ def test_a_process_of_tensorrt_that_dies_is_told_in_one_line(float16, tmp_path, 
         list(rehearsed_engines(float16["post", "operator"].path, target_from_name("t4"), {}))
 
 
-def test_a_rehearsal_that_is_left_early_leaves_no_process(float16, tmp_path):
+def test_a_rehearsal_that_is_left_early_leaves_no_process_and_no_file_elsewhere(float16, tmp_path, monkeypatch):
+    started, scratch = [], tmp_path / "scratch"
+    once = subprocess.Popen
+
+    def popen(*args, **options):
+        started.append(once(*args, **options))
+        return started[-1]
+
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(engines.subprocess, "Popen", popen)
     answers = rehearsed_engines(float16["post", "operator"].path, target_from_name("t4"), {128: tmp_path / "plan"})
     assert isinstance(next(answers), Parsed)
     answers.close()
+    assert started[0].poll() is not None
     assert not (tmp_path / "plan").exists()
+    assert not list(scratch.rglob("*timing-cache*"))
+
+
+def test_a_terminated_rehearsal_leaves_nothing(tiny_model_folder, thirty_questions, tmp_path):
+    """SIGTERM, as a queue or a container sends it, once work has begun."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    options = ["-m", str(tiny_model_folder), "--data", str(thirty_questions), "--target", "t4", "--rehearse"]
+    command = [sys.executable, "-m", "spanqa.cli", "build", *options]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("torch")
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_modules_of_the_current_folder_are_not_taken_for_tensorrts(float16, tmp_path, monkeypatch):
+    (tmp_path / "polygraphy.py").write_text("raise SystemExit('planted')\n")
+    monkeypatch.chdir(tmp_path)
+    (parsed,) = rehearsed_engines(float16["post", "operator"].path, target_from_name("t4"), {})
+    assert parsed.layers
+
+
+def test_what_is_printed_beside_the_answers_is_not_taken_for_one(float16, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import atexit\natexit.register(print, 'bye')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (parsed,) = rehearsed_engines(float16["post", "operator"].path, target_from_name("t4"), {})
+    assert parsed.layers
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
+    with pytest.raises(EngineError, match="said 'hello': install spanqa again"):
+        list(rehearsed_engines(float16["post", "operator"].path, target_from_name("t4"), {}))

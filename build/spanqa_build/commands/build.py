@@ -24,6 +24,7 @@ from spanqa_build.rehearsal.rehearsal import Rehearsal, Step
 from spanqa_build.rehearsal.report import json_from_rehearsal, line_of_step, text_from_rehearsal
 from spanqa_build.repository import rollback_repository
 from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
+from spanqa_build.termination import terminable
 from spanqa_build.torch_engine import DEVICES
 from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from spanqa_training.commands.arguments import add_key_option, key_from_args
@@ -72,11 +73,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, check, choose and write; an existing repository serves on until all checks pass."""
-    if args.check:
-        return _check(args)
-    if args.rollback:
-        print(f"{args.rollback}: version {rollback_repository(args.rollback)} is the one before the newest, again")
-        return 0
+    with terminable():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.check or args.rollback:
+        _refuse_beside_a_repository(args)
+        return _check(args) if args.check else _rollback(args)
     if not args.model or not (args.output or args.plan or args.served or args.rehearse):
         raise BuildError(
             "-m CHECKPOINT and -o REPOSITORY say what to build; --plan, --rehearse and --served need -m alone, --check"
@@ -108,7 +112,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_beside_a_repository(args: argparse.Namespace) -> None:
+    given = [f"--{name}" for name in ("model", "output", "engine", "device") if getattr(args, name)]
+    given += [
+        f"--{name}" for name, default in (("target", CPU), ("precision", "auto")) if getattr(args, name) != default
+    ]
+    if given:
+        what = "--check" if args.check else "--rollback"
+        raise BuildError(f"{what} takes a repository as it is: leave {', '.join(given)} out")
+
+
 def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
+    if args.served and (args.output or args.engine or args.device or args.target != CPU):
+        raise BuildError("--served builds nothing: leave --output, --engine, --device and --target out")
+    if args.target == AUTO and (args.rehearse or args.device == CPU):
+        raise BuildError(f"--target {AUTO} looks for a GPU, which is not needed here: name {', '.join(_GPU_TARGETS)}")
     if args.device and args.engine != TORCH:
         raise BuildError(
             f"--device {args.device} is of --engine {TORCH}: give --target {', '.join(_GPU_TARGETS)} and"
@@ -125,7 +143,7 @@ def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
 
 
 def _rehearse(args: argparse.Namespace, build: GpuBuild) -> int:
-    report = Rehearsal(build, on_step=_say_nothing if args.json else _say_step).run(args.output)
+    report = Rehearsal(build, on_step=_say_nothing if args.json or args.quiet else _say_step).run(args.output)
     remaining = plan_from(build.checkpoint, build.target, wanted=_wanted(args, Wanted().output)).commands
     if args.json:
         print(json.dumps(json_from_rehearsal(build.target, report, remaining), indent=2))
@@ -154,7 +172,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace, output: str) -> Wanted:
     data = None if args.data == DEFAULT_DATA else str(args.data)
-    return Wanted(model=args.model, output=output, data=data, key=args.key)
+    precision = None if args.precision == PRECISIONS[0] else args.precision
+    return Wanted(model=args.model, output=output, data=data, key=args.key, precision=precision)
 
 
 def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:
@@ -164,6 +183,13 @@ def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) 
     stages = [comparison.reference, served]
     print(json.dumps([asdict(stage) for stage in stages], indent=2) if args.json else table_from_stages(stages))
     comparison.check(served, INT8, remedy="serve a repository that is built from this checkpoint")
+    return 0
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    version = rollback_repository(args.rollback)
+    told = f"{args.rollback}: version {version} is the one before the newest, again"
+    print(json.dumps({"repository": args.rollback, "version": version}) if args.json else told)
     return 0
 
 

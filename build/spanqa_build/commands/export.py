@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from spanqa_build.commands.build import table
 from spanqa_build.cpu_build import PARITY_QUESTIONS, CpuBuild, checked_parity
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.questions import add_data_option, questions_to_check
+from spanqa_build.termination import terminable
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.checkpoints.packed_network import save_packed_network
 from spanqa_training.commands.arguments import (
@@ -33,10 +30,6 @@ from spanqa_training.weights.model_sources import open_model, restored_path
 
 SUFFIXES = {"ONNX": ".eonnx", "RIVA": ".riva", "JARVIS": ".riva", "HF": ""}
 """What each format's name ends with; JARVIS is what RIVA was called at first."""
-
-
-_EXIT_SIGNAL = 128
-"""A shell's exit status of what a signal ended, but for the signal's number."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +75,7 @@ def _write_onnx(
     args: argparse.Namespace, request: Request, _name: str, checkpoint: Checkpoint, model: SpanModel, target: Path
 ) -> None:
     examples = questions_to_check(args.data)[:PARITY_QUESTIONS]
-    with _terminable(), tempfile.TemporaryDirectory() as scratch:
+    with terminable(), tempfile.TemporaryDirectory() as scratch:
         # Private to the user, and gone at the end: an ONNX file must exist in plain to be made.
         network = Path(scratch) / "network.onnx"
         onnx_from_model(model, network)
@@ -93,23 +86,6 @@ def _write_onnx(
         f"{target}\nfloat32 against torch: logits within {parity.max_difference:.1e}, "
         f"{parity.answers_changed} of {parity.n_questions} answers changed"
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as SIGINT does, so that what lies in a temporary folder goes."""
-
-    def end(kind: int, _frame: object) -> NoReturn:
-        raise SystemExit(_EXIT_SIGNAL + kind)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_riva(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -19,8 +19,17 @@ from spanqa_build.rehearsal.layers import Layer
 from spanqa_build.rehearsal.worker import BINDINGS
 from spanqa_build.targets import Target
 
-PACKAGES = {"tensorrt-rtx-cu12-bindings": BINDINGS, "tensorrt-rtx-cu12-libs": "tensorrt_rtx_libs"}
+PACKAGES = {
+    "tensorrt-rtx-cu12-bindings": BINDINGS,
+    "tensorrt-rtx-cu12-libs": "tensorrt_rtx_libs",
+    "polygraphy": "polygraphy",
+}
 """What the extra installs, and the module that each brings."""
+_START = (
+    "import sys; sys.path[:] = [folder for folder in sys.path if folder];"
+    " from spanqa_build.rehearsal.worker import main; sys.exit(main())"
+)
+"""Starts the process without the current folder among those that modules are imported from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,7 @@ def rehearsed_engines(onnx: Path, target: Target, outputs: Mapping[int, Path]) -
     Args:
         onnx: The network, as for `build_engine`.
         target: Gives the profile and the limits.
-        outputs: The file of each engine, by its length in tokens.
+        outputs: The file of each engine, by its length in tokens; a timing cache may stay beside it.
 
     Yields:
         The network as it was read, then each engine as it is built.
@@ -85,10 +94,10 @@ def rehearsed_engines(onnx: Path, target: Target, outputs: Mapping[int, Path]) -
         EngineError: TensorRT refuses the network or an engine, or its process dies.
     """
     engines = [(length, str(output)) for length, output in outputs.items()]
-    request = {"onnx": str(onnx), "target": target.name, "engines": engines}
+    request = {"onnx": str(onnx), "target": target.name, "engines": engines, "parent": os.getpid()}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told, _worker(request, told) as process:
         for line in process.stdout or ():
-            said = json.loads(line)
+            said = _parsed(line)
             if "error" in said:
                 raise EngineError(said["error"])
             yield _answer(said)
@@ -109,18 +118,29 @@ def worker_environment() -> dict[str, str]:
 @contextmanager
 def _worker(request: Mapping[str, Any], told: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """Start the process and give it its request; it ends with the context, whatever it is at."""
-    command = [sys.executable, "-m", "spanqa_build.rehearsal.worker"]
+    command = [sys.executable, "-c", _START]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True, env=worker_environment()
     )
     with process:
         try:
             if process.stdin is not None:
-                process.stdin.write(json.dumps(request))
-                process.stdin.close()
+                with suppress(BrokenPipeError):  # it has died: its end is told
+                    process.stdin.write(json.dumps(request))
+                    process.stdin.close()
             yield process
         finally:
             process.kill()
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise EngineError(f"the process of TensorRT for RTX said {line.strip()[:80]!r}: install spanqa again")
+    return said
 
 
 def _answer(said: Mapping[str, Any]) -> Parsed | RehearsedEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from spanqa_build.errors import PrecisionError
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+    from spanqa_build.meant_precisions import MeantPrecisions
 
 FLOAT16, FLOAT32 = "float16", "float32"
 PRODUCT, SOFTMAX, NORM, CAST = "matrix product", "softmax", "layer norm", "cast"
@@ -21,8 +23,10 @@ _TYPES = {"HALF": FLOAT16, "FLOAT": FLOAT32}
 _ROLES = {"MATRIX_MULTIPLY": PRODUCT, "SOFTMAX": SOFTMAX, "NORMALIZATION": NORM, "CAST": CAST}
 _STEPS = ("ELEMENTWISE", "UNARY", "REDUCE")
 """Kinds of which a layer norm consists where it is written as primitives."""
-_NORM_STEP = re.compile(r"\.LayerNormalization(_\d+)?(\.\w+)?$")
+_NORM_STEP = re.compile(r"^(.*\.LayerNormalization(?:_\d+)?)(?:\.\w+)?$")
 """What the export calls a layer norm, and the steps of one."""
+_OTHER_PRODUCTS = ("EINSUM", "CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED")
+"""Kinds of products that our networks are not made of."""
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 """How TensorRT's parser notes the ONNX node that a layer comes from."""
 
@@ -46,11 +50,18 @@ class Layer:
     @property
     def role(self) -> str | None:
         """What it is to a reader: a product, softmax, norm, cast or other arithmetic on floats; None for the rest."""
-        if self.kind in _STEPS and _NORM_STEP.search(self.node):
+        if self.norm:
             return NORM
         role = _ROLES.get(self.kind, OTHER if self.kind in _STEPS else None)
         floats = {FLOAT16, FLOAT32}
-        return role if floats.issuperset(self.reads) and floats.issuperset(self.gives) else None
+        of_floats = floats.issuperset(self.reads) and floats.issuperset(self.gives)
+        return role if of_floats or role not in (CAST, OTHER) else None
+
+    @property
+    def norm(self) -> str:
+        """The layer norm that it is, or is a step of; empty where it is of none."""
+        found = _NORM_STEP.match(self.node) if self.kind in (*_STEPS, "NORMALIZATION") else None
+        return found.group(1) if found else ""
 
     @property
     def precision(self) -> str:
@@ -90,35 +101,44 @@ def count_layers(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def check_precisions(layers: Sequence[Layer], float32_products: Collection[str]) -> None:
+def check_precisions(layers: Sequence[Layer], meant: MeantPrecisions) -> None:
     """Hold what TensorRT would compute in which precision against what the export meant.
 
     Args:
         layers: The layers of the parsed network.
-        float32_products: ONNX nodes of the products that the export meant to be in float32; all others are float16.
+        meant: What the export meant.
 
     Raises:
-        PrecisionError: A product is in the other precision or gone, or a norm or softmax is not in float32; the first
-            of them, and how many more there are.
+        PrecisionError: A product is in another precision, or a norm or softmax is not in float32, or one of them is
+            missing or of none that was meant; the first of them, and how many more there are.
     """
-    problems = precision_problems(layers, float32_products)
+    problems = precision_problems(layers, meant)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise PrecisionError(f"TensorRT does not read the precisions that were meant: {problems[0]}{more}")
 
 
-def precision_problems(layers: Sequence[Layer], float32_products: Collection[str]) -> list[str]:
+def precision_problems(layers: Sequence[Layer], meant: MeantPrecisions) -> list[str]:
     """Say what `check_precisions` would refuse, one clause each; arguments as there."""
-    problems = []
-    products = {layer.node for layer in layers if layer.role == PRODUCT}
-    problems += [f"the product {node} is missing from its network" for node in float32_products if node not in products]
+    wanted = {
+        PRODUCT: dict.fromkeys(meant.float16_products, FLOAT16) | dict.fromkeys(meant.float32_products, FLOAT32),
+        SOFTMAX: dict.fromkeys(meant.softmaxes, FLOAT32),
+        NORM: dict.fromkeys(meant.norms, FLOAT32),
+    }
+    seen: dict[str, set[str]] = {role: set() for role in wanted}
+    problems = [
+        f"{layer.node or 'a layer'} is of kind {layer.kind}, of which none was written"
+        for layer in layers
+        if layer.kind in _OTHER_PRODUCTS
+    ]
     for layer in layers:
-        if layer.role == PRODUCT:
-            meant = FLOAT32 if layer.node in float32_products else FLOAT16
-        elif layer.role in (NORM, SOFTMAX):
-            meant = FLOAT32
-        else:
-            continue
-        if layer.precision != meant:
-            problems.append(f"the {layer.role} {layer.node or 'of its own'} is in {layer.precision}, not {meant}")
-    return problems
+        if layer.role in wanted:
+            name = layer.norm or layer.node
+            seen[layer.role].add(name)
+            right = wanted[layer.role].get(name)
+            if right is None:
+                problems.append(f"the {layer.role} {layer.node or 'without a name'} is none that was written")
+            elif layer.precision != right:
+                problems.append(f"the {layer.role} {layer.node} is in {layer.precision}, not {right}")
+    missing = [(role, name) for role, names in wanted.items() for name in names if name not in seen[role]]
+    return problems + [f"the {role} {name} is missing from its network" for role, name in missing]

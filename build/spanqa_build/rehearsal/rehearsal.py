@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -121,7 +122,7 @@ class Rehearsal:
                     "stages": [asdict(stage) for stage in self._report.stages],
                     **facts_of_float16(float16, scan),
                     "layers": self._report.layers,
-                    "engines_rehearsed": [asdict(engine) for engine in self._report.engines],
+                    "engines": [self._engine_facts(engine) for engine in self._report.engines],
                 },
             )
             self._repository(networks, Path(output) if output is not None else scratch / "repository", output is None)
@@ -148,13 +149,18 @@ class Rehearsal:
         for said in rehearsed_engines(network, self._build.target, outputs):
             self._report.peak_bytes = said.peak_bytes
             if isinstance(said, Parsed):
-                check_precisions(said.layers, float16.float32_products)
+                check_precisions(said.layers, float16.meant)
                 self._report.layers = count_layers(said.layers)
                 self._done("parse", _parse_found(self._report.layers, len(said.layers)))
             else:
                 self._report.engines.append(said)
                 self._done(models[said.length], self._engine_found(said), said.size_bytes)
         return {models[length]: path for length, path in outputs.items()}
+
+    def _engine_facts(self, engine: RehearsedEngine) -> dict[str, Any]:
+        """What a manifest says of an engine, as far as it is known without running it."""
+        target = self._build.target
+        return {**asdict(engine), "largest_batch": target.largest_batch, "optimal_batch": target.optimal_batch}
 
     def _engine_found(self, engine: RehearsedEngine) -> str:
         target = self._build.target

@@ -25,7 +25,7 @@ def rehearsed(target: Target, report: Rehearsed) -> list[str]:
         f"{report.builder}, NVIDIA's parser and builder of today, takes the network with its precisions as written",
         f"it builds the engines for {lengths} tokens with the profile, batches and layer norm of {target.name}",
         "float16, every result rounded as a GPU rounds it, answers as the checkpoint does",
-        "the repository, its configurations and its manifest are those of the build",
+        "the repository is written and its configurations are checked as the build does it",
     ]
 
 

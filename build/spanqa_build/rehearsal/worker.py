@@ -7,8 +7,8 @@ as it is built, or what failed.
 from __future__ import annotations
 
 import json
+import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,6 +21,7 @@ from spanqa_build.engine_run import one_line_errors
 from spanqa_build.errors import BuildError
 from spanqa_build.rehearsal.layers import layers_of
 from spanqa_build.targets import target_from_name
+from spanqa_build.termination import end_with
 
 BINDINGS = "tensorrt_rtx_bindings"
 _KIB = 1 << 10
@@ -29,13 +30,17 @@ _KIB = 1 << 10
 def main() -> int:
     """Answer one request."""
     request = json.loads(sys.stdin.read())
-    put_in_place()
-    try:
-        for said in _answers(request):
-            print(json.dumps(said), flush=True)
-    except BuildError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        return 2
+    end_with(request["parent"])
+    # What TensorRT and Polygraphy print must not stand among the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        put_in_place()
+        try:
+            for said in _answers(request):
+                print(json.dumps(said), file=answers, flush=True)
+        except (BuildError, OSError) as error:
+            print(json.dumps({"error": str(error)}), file=answers, flush=True)
+            return 2
     return 0
 
 
@@ -52,8 +57,7 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"layers": layers, "seconds": time.monotonic() - started, "peak_bytes": _peak_bytes()}
     for length, output in request["engines"]:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch:
-            plan = plan_from_onnx(onnx, target, length, (), Path(scratch) / "timing-cache")
+        plan = plan_from_onnx(onnx, target, length, (), Path(f"{output}.timing-cache"))
         Path(output).write_bytes(plan)
         yield {
             "length": length,
