@@ -19,6 +19,8 @@ from spanqa_build.warmup import warmup_files
 BUCKETS = tuple(Bucket(length=length, model=f"encoder_{length}", max_rows=8) for length in (16, 32))
 TENSORRT = Engine(platform="tensorrt_plan", graph_rows=(1, 4), instances=2)
 ONNXRUNTIME = Engine(platform="onnxruntime_onnx")
+TORCH = Engine(platform="torch", graph_rows=(1, 4), instances=2)
+TORCH_CPU = Engine(platform="torch", graph_rows=(1, 4), device="cpu", dtype="float32")
 FACTS = {"engines": [{"length": bucket.length, "largest_batch": 8} for bucket in BUCKETS]}
 
 
@@ -41,7 +43,7 @@ def written(folder, manifest):
     return folder
 
 
-@pytest.fixture(params=[TENSORRT, ONNXRUNTIME], ids=["tensorrt", "onnxruntime"])
+@pytest.fixture(params=[TENSORRT, ONNXRUNTIME, TORCH, TORCH_CPU], ids=["tensorrt", "onnxruntime", "torch", "torch_cpu"])
 def engine(request):
     return request.param
 
@@ -71,7 +73,7 @@ def test_what_the_build_writes_for_each_target_passes(tmp_path, name):
 
 
 @pytest.mark.parametrize("engine", [None, Engine(platform="of our own")])
-def test_where_triton_runs_no_encoder_by_itself_there_is_nothing_to_check(tmp_path, engine):
+def test_an_encoder_without_an_engine_of_ours_is_not_checked(tmp_path, engine):
     check_gpu_configs(tmp_path, Manifest(tokenizer_sha256="0", engine=engine))
 
 
@@ -165,6 +167,43 @@ FAULTS = {
         "gives input_ids as TYPE_INT64",
     ),
     "a warm-up above the batches": (lambda c: setattr(sample(c), "batch_size", 9), "'rows_1' has 9 rows"),
+    "no CUDA graph": (
+        lambda c: c.optimization.ClearField("cuda"),
+        r"CUDA graphs are for \[\] rows, and Triton needs \[1, 4\], as the manifest",
+    ),
+    "a CUDA graph less": (lambda c: c.optimization.cuda.graph_spec.pop(), r"graphs are for \[1\] rows, .* \[1, 4\]"),
+    "a CUDA graph twice": (lambda c: setattr(graph(c), "batch_size", 1), r"graphs are for \[1, 1\] rows"),
+    "a warm-up for one of two instances": (
+        lambda c: setattr(sample(c), "count", 1),
+        "'rows_1' has count 1, and Triton needs 2, one an instance",
+    ),
+    "no warm-up of the largest batch": (
+        lambda c: setattr(c.model_warmup[1], "batch_size", 4),
+        "no warm-up has 8 rows, and Triton needs the smallest and the largest batch",
+    ),
+    "no warm-up of one row": (lambda c: c.model_warmup.pop(0), "no warm-up has 1 rows"),
+    "another number of instances": (
+        lambda c: setattr(group(c), "count", 3),
+        r"instance counts are \[3\], and Triton needs \[2\], as the manifest",
+    ),
+    "a second group of instances": (
+        lambda c: c.instance_group.add().CopyFrom(group(c)),
+        r"instance counts are \[2, 2\]",
+    ),
+    "one GPU of all": (lambda c: set_dims(group(c).gpus, 1), r"instances are on GPUs \[1\], .* none named"),
+    "no dynamic batching": (lambda c: c.ClearField("dynamic_batching"), "dynamic_batching is missing"),
+    "sequences": (lambda c: c.sequence_batching.SetInParent(), "dynamic_batching is missing"),
+    "all versions": (
+        lambda c: c.version_policy.all.SetInParent(),
+        r"version_policy is all \{ \}, and Triton needs the latest version alone",
+    ),
+    "two versions": (lambda c: setattr(c.version_policy.latest, "num_versions", 2), "is latest { num_versions: 2 }"),
+    "versions left to Triton": (lambda c: c.ClearField("version_policy"), "version_policy is missing"),
+    "another backend": (lambda c: setattr(c, "backend", "python"), "backend is 'python', and Triton needs 'tensorrt'"),
+    "a file of another platform": (
+        lambda c: setattr(c, "default_model_filename", "model.onnx"),
+        "default_model_filename is 'model.onnx', and Triton needs 'model.plan', or nothing",
+    ),
     "no warm-up": (lambda c: c.ClearField("model_warmup"), "model_warmup is missing"),
 }
 
@@ -175,6 +214,51 @@ def test_a_fault_that_a_gpu_alone_would_show_is_refused(tmp_path, fault):
     manifest = manifest_of()
     path = planted(written(tmp_path, manifest), "encoder_16", change)
     refused(tmp_path, manifest, path, message)
+
+
+TORCH_FAULTS = {
+    "another length": (lambda c: set_dims(c.output[1].dims, 16), r"the outputs are .*\[16\]"),
+    "a batch above the calls": (lambda c: setattr(c, "max_batch_size", 16), "max_batch_size is 16, and Triton needs 8"),
+    "too few instances": (lambda c: setattr(group(c), "count", 9), r"instance counts are \[9\]"),
+    "instances left to Triton": (lambda c: c.ClearField("instance_group"), "instance_group is missing"),
+    "a platform of Triton's": (lambda c: setattr(c, "platform", "tensorrt_plan"), "encoder_32 on tensorrt_plan"),
+    "no backend": (lambda c: c.ClearField("backend"), "backend is '', and Triton needs 'python'"),
+    "a file of another platform": (lambda c: setattr(c, "default_model_filename", "model.plan"), "needs 'model.py'"),
+    "CUDA graphs by Triton": (lambda c: setattr(c.optimization.cuda, "graphs", True), "CUDA graphs are asked of torch"),
+    "inputs in the GPU's memory": (
+        lambda c: setattr(c.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"], "string_value", "no"),
+        "FORCE_CPU_ONLY_INPUT_TENSORS is 'no'",
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", [TORCH, TORCH_CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("fault", TORCH_FAULTS)
+def test_a_fault_of_an_encoder_in_torch_is_refused(tmp_path, engine, fault):
+    change, message = TORCH_FAULTS[fault]
+    manifest = manifest_of(engine, facts={})
+    path = planted(written(tmp_path, manifest), "encoder_32", change)
+    refused(tmp_path, manifest, path, message)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "needed"), [(TORCH, "KIND_CPU", "KIND_GPU"), (TORCH_CPU, "KIND_GPU", "KIND_CPU")]
+)
+def test_an_encoder_in_torch_is_where_its_network_is(tmp_path, engine, kind, needed):
+    manifest = manifest_of(engine, facts={})
+    path = planted(
+        written(tmp_path, manifest),
+        "encoder_16",
+        lambda c: setattr(group(c), "kind", pb.ModelInstanceGroup.Kind.Value(kind)),
+    )
+    refused(tmp_path, manifest, path, f"instances are {kind}, and Triton needs {needed}, as the network is for a")
+
+
+@pytest.mark.parametrize("model", [contract.ENSEMBLE, contract.QUESTION_ANSWERING])
+def test_a_stage_of_another_version_is_refused(tmp_path, engine, model):
+    manifest = manifest_of(engine)
+    path = planted(written(tmp_path, manifest), model, lambda c: set_dims(c.version_policy.specific.versions, 1))
+    refused(tmp_path, manifest, path, "version_policy is specific { versions: 1 }")
 
 
 @pytest.mark.parametrize("n_bytes", [0, 60, 68, 128])
