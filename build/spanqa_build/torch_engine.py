@@ -33,6 +33,8 @@ BFLOAT16 = Limits(max_difference=2.0, answers_changed=0.02, f1_loss=0.5)
 LIMITS = {"float32": FLOAT32, "float16": FLOAT16_ROUNDED, "bfloat16": BFLOAT16}
 """How far the network may be from torch in float32, by what it computes in."""
 _FIRST_WITH_BFLOAT16 = 8.0
+_HEAD = "head."
+"""How names of the head's weights begin, which stay in float32."""
 
 
 def choose_dtype(model: SpanModel, batches: Sequence[Batch], gpu: GpuFacts | None) -> tuple[str, ActivationScan | None]:
@@ -52,8 +54,12 @@ def choose_dtype(model: SpanModel, batches: Sequence[Batch], gpu: GpuFacts | Non
     if gpu is None:
         return "float32", None
     scan = scan_modules(model, batches)
-    weights = [name for name, weight in model.state_dict().items() if not float(weight.abs().max()) <= MAX_FLOAT16]
-    too_large = [*weights, *scan.float32_tensors]
+    too_large = [
+        name
+        for name, weight in model.state_dict().items()
+        if not name.startswith(_HEAD) and not float(weight.abs().max()) <= MAX_FLOAT16
+    ]
+    too_large += scan.float32_tensors
     if not too_large:
         return "float16", scan
     if float(gpu.compute_capability) >= _FIRST_WITH_BFLOAT16:
@@ -68,7 +74,7 @@ def write_weights(model: SpanModel, path: Path, dtype: str) -> None:
     """Write a model's weights as safetensors: float16 where that is computed in, but for the head; else float32."""
     stored = torch.float16 if dtype == "float16" else torch.float32
     weights = {
-        name: weight.detach().to("cpu", torch.float32 if name.startswith("head.") else stored).contiguous()
+        name: weight.detach().to("cpu", torch.float32 if name.startswith(_HEAD) else stored).contiguous()
         for name, weight in model.state_dict().items()
     }
     save_file(weights, path)
