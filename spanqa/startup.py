@@ -10,12 +10,15 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from spanqa import contract
+from spanqa.cuda_gpus import cuda_capabilities_here, cuda_gpus_here
 from spanqa.errors import SpanqaError
-from spanqa.manifest import Artefact, Gpu, Manifest
+from spanqa.manifest import Artefact, Engine, Gpu, Manifest
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
 NVIDIA_SMI_TIMEOUT_S = 20.0
 BLOCK_BYTES = 1 << 20
+FIRST_WITH_BFLOAT16 = (8, 0)
+"""The compute capability from which on GPUs compute in bfloat16."""
 
 
 def versions_in(model: Path) -> list[int]:
@@ -125,15 +128,27 @@ def tensorrt_here(major: int) -> str | None:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
-def cuda_gpus_here() -> int:
-    """Count the GPUs that CUDA shows to this process, by the driver's library; none where there is no driver."""
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        is_known = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    except (OSError, AttributeError):
-        return 0
-    return count.value if is_known else 0
+def check_bfloat16(
+    engine: Engine, *, capabilities: Callable[[], Sequence[tuple[int, int]]] = cuda_capabilities_here
+) -> None:
+    """Refuse a network in bfloat16 where a GPU shows that has none: Triton puts instances on each that it sees.
+
+    Args:
+        engine: How the network runs.
+        capabilities: Gives the compute capabilities of the GPUs that CUDA shows; asked where it matters.
+
+    Raises:
+        SpanqaError: It computes in bfloat16, and a GPU here is of a compute capability below 8.0.
+    """
+    if not engine.is_torch or (engine.device, engine.dtype) != ("cuda", "bfloat16"):
+        return
+    without = [capability for capability in capabilities() if capability < FIRST_WITH_BFLOAT16]
+    if without:
+        major, minor = without[0]
+        raise SpanqaError(
+            f"the encoders compute in bfloat16, which GPUs have from compute capability 8.0 on, and one here is of"
+            f" {major}.{minor}: hide it by CUDA_VISIBLE_DEVICES, or build the repository for it with --engine tensorrt"
+        )
 
 
 def torch_fault(device: str, *, n_gpus: Callable[[], int] = cuda_gpus_here) -> str | None:
@@ -175,6 +190,7 @@ def check_machine(
     gpus: Callable[[], Sequence[Gpu]] = gpus_here,
     tensorrt: Callable[[int], str | None] = tensorrt_here,
     torch: Callable[[str], str | None] = torch_fault,
+    capabilities: Callable[[], Sequence[tuple[int, int]]] = cuda_capabilities_here,
 ) -> None:
     """Check that engines can run here: they hold for one kind of GPU and one TensorRT, or need torch.
 
@@ -185,6 +201,7 @@ def check_machine(
         gpus: Gives the machine's GPUs.
         tensorrt: Gives the version of the machine's TensorRT library of a major version.
         torch: Says why torch cannot run on a device; None where it may.
+        capabilities: Gives the compute capabilities of the GPUs that CUDA shows.
 
     Raises:
         SpanqaError: They cannot.
@@ -213,3 +230,4 @@ def check_machine(
     if fault:
         where = "a GPU" if engine.device == "cuda" else "a CPU"
         raise SpanqaError(f"the encoders run with torch on {where}, and here {fault}")
+    check_bfloat16(engine, capabilities=capabilities)

@@ -8,7 +8,7 @@ from pathlib import Path
 from spanqa import contract
 from spanqa.errors import SpanqaError
 from spanqa.manifest import Artefact, Manifest, load_served_tokenizer
-from spanqa.startup import check_files, check_machine, gpus_here, versions_in
+from spanqa.startup import check_bfloat16, check_files, check_machine, gpus_here, versions_in
 from spanqa_build.errors import RepositoryError
 from spanqa_build.gpu_config_check import check_gpu_configs
 
@@ -95,7 +95,9 @@ def _machine_line(manifest: Manifest) -> str:
     if engine is not None and engine.rehearsed:
         return f"target {manifest.target}: rehearsed with {engine.rehearsed}, not to be served"
     if engine is not None and engine.is_torch:
-        where = "any GPU" if engine.device == "cuda" else "a CPU"
+        check_bfloat16(engine)
+        of_gpu = "any GPU of compute capability 8.0 or later" if engine.dtype == "bfloat16" else "any GPU"
+        where = of_gpu if engine.device == "cuda" else "a CPU"
         return f"target {manifest.target}: torch in {engine.dtype} on {where}"
     if engine is None or engine.gpu is None:
         return f"target {manifest.target}: bound to no GPU"

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from spanqa import startup
+from spanqa.cuda_gpus import cuda_capabilities_here, cuda_gpus_here
 from spanqa.errors import SpanqaError
 from spanqa.manifest import Artefact, Engine, Gpu, Manifest
 from spanqa.packing import Bucket, Packing
 from spanqa.startup import (
+    check_bfloat16,
     check_files,
     check_machine,
     check_served,
-    cuda_gpus_here,
     gpus_here,
     sha256_of,
     tensorrt_here,
@@ -199,6 +200,56 @@ def test_torch_on_a_gpu_needs_a_torch_made_for_one_and_a_gpu(monkeypatch, versio
             check_machine(manifest, torch=lambda _device: fault)
     else:
         check_machine(manifest, torch=lambda _device: fault)
+
+
+BFLOAT16 = Engine(platform="torch", device="cuda", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("here", [[(7, 5)], [(8, 0), (7, 0)]])
+def test_bfloat16_is_refused_where_a_gpu_shows_that_has_none(here):
+    with pytest.raises(
+        SpanqaError, match=rf"bfloat16, .* one here is of 7\.{here[-1][1]}: hide it by CUDA_VISIBLE_DEV"
+    ):
+        check_machine(
+            Manifest(tokenizer_sha256="0", engine=BFLOAT16), torch=lambda _device: None, capabilities=lambda: here
+        )
+
+
+@pytest.mark.parametrize("here", [[(8, 0)], [(12, 0), (8, 9)], []])
+def test_bfloat16_runs_on_newer_gpus_and_where_none_shows_it_is_not_refused(here):
+    check_bfloat16(BFLOAT16, capabilities=lambda: here)
+
+
+@pytest.mark.parametrize(
+    "engine", [replace(BFLOAT16, dtype="float16"), replace(BFLOAT16, device="cpu"), Engine(platform="tensorrt_plan")]
+)
+def test_no_other_engine_asks_for_bfloat16(engine):
+    check_bfloat16(engine, capabilities=lambda: pytest.fail("GPUs were asked"))
+
+
+def test_compute_capabilities_are_those_that_the_driver_gives(monkeypatch):
+    known = [(9, 0), (7, 5)]
+
+    def attribute(out, which, device):
+        out._obj.value = known[device.value][which - 75]
+        return 0
+
+    def fill(out, number):
+        out._obj.value = number
+        return 0
+
+    driver = SimpleNamespace(
+        cuInit=lambda _flags: 0,
+        cuDeviceGetCount=lambda out: fill(out, 2),
+        cuDeviceGet=fill,
+        cuDeviceGetAttribute=attribute,
+    )
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda _name: driver)
+    assert cuda_capabilities_here() == known
+    driver.cuDeviceGetAttribute = lambda *_: 1
+    assert cuda_capabilities_here() == []
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda _name: SimpleNamespace())
+    assert cuda_capabilities_here() == []
 
 
 def test_torch_on_a_cpu_needs_no_gpu(monkeypatch):
