@@ -34,7 +34,7 @@ from spanqa_build.precision import rounded_twin
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import GpuNetworks, check_output, manifest_from_checkpoint, write_repository
 from spanqa_build.targets import Target
-from spanqa_build.torch_engine import torch_engine
+from spanqa_build.torch_engine import check_same_gpu, torch_engine
 from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.inference.cuda_graphs import check_device
@@ -155,6 +155,7 @@ class GpuBuild:
         check_gpu(self.target, gpu, tensorrt, needed_bytes=plan.build_bytes, software=software)
         if self.engine == TORCH:
             check_device(torch.device("cuda", 0))
+            check_same_gpu(gpu)
         return gpu
 
     def buckets(self) -> tuple[Bucket, ...]:

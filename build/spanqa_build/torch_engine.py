@@ -14,7 +14,7 @@ from spanqa.manifest import TORCH, Engine
 from spanqa.windows import Batch
 from spanqa_build.activation_scan import ActivationScan
 from spanqa_build.comparison import FLOAT16_ROUNDED, FLOAT32, Comparison, Limits, Stage
-from spanqa_build.errors import PrecisionError
+from spanqa_build.errors import GpuError, PrecisionError
 from spanqa_build.gpu import GpuFacts
 from spanqa_build.precision import MAX_FLOAT16
 from spanqa_build.targets import Target
@@ -35,6 +35,25 @@ LIMITS = {"float32": FLOAT32, "float16": FLOAT16_ROUNDED, "bfloat16": BFLOAT16}
 _FIRST_WITH_BFLOAT16 = 8.0
 _HEAD = "head."
 """How names of the head's weights begin, which stay in float32."""
+
+
+def check_same_gpu(gpu: GpuFacts) -> None:
+    """Check that torch's first GPU is of the kind that nvidia-smi described, as far as torch sees one.
+
+    Args:
+        gpu: What nvidia-smi says of the first; it counts by PCI bus, CUDA with the fastest first unless told otherwise.
+
+    Raises:
+        GpuError: It is of another compute capability.
+    """
+    if not torch.cuda.is_available():
+        return
+    found = "{}.{}".format(*torch.cuda.get_device_capability(0))
+    if found != gpu.compute_capability:
+        raise GpuError(
+            f"nvidia-smi's first GPU is {gpu.name} of compute capability {gpu.compute_capability}, and torch's is of"
+            f" {found}, as CUDA counts otherwise: set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
 
 
 def choose_dtype(model: SpanModel, batches: Sequence[Batch], gpu: GpuFacts | None) -> tuple[str, ActivationScan | None]:

@@ -154,6 +154,7 @@ def on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(gpu_build, "gpu_facts", lambda: T4)
     monkeypatch.setattr(gpu_build, "check_device", lambda device: None)
+    monkeypatch.setattr(gpu_build, "check_same_gpu", lambda gpu: None)
     monkeypatch.setattr(torch_engine, "network_from_file", on_the_cpu)
     # A network with random weights has near ties everywhere, which any rounding decides.
     limits = Limits(max_difference=0.5, answers_changed=0.3, f1_loss=30)
@@ -199,6 +200,13 @@ def test_what_the_gpu_lacks_is_said_before_any_work(on_a_gpu, build, tmp_path, m
     def refuse(device):
         raise RunError(f"torch cannot compute on {device}")
 
+    def refuse_other(gpu):
+        raise GpuError(f"torch sees another than {gpu.name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_build, "check_same_gpu", refuse_other)
+        with pytest.raises(GpuError, match="torch sees another than Tesla T4"):
+            build(device="cuda").write(tmp_path / "repository")
     monkeypatch.setattr(gpu_build, "check_device", refuse)
     with pytest.raises(RunError, match="torch cannot compute on cuda:0"):
         build(device="cuda").write(tmp_path / "repository")

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from spanqa.windows import Batch
+from spanqa_build.errors import GpuError
 from spanqa_build.gpu import GpuFacts
-from spanqa_build.torch_engine import choose_dtype
+from spanqa_build.torch_engine import check_same_gpu, choose_dtype
 from spanqa_training.model import EncoderConfig, SpanModel
 
 A100 = GpuFacts(name="A100", compute_capability="8.0", driver="580.82.07", free_bytes=15 << 30, total_bytes=16 << 30)
@@ -23,3 +24,20 @@ def test_float16_must_hold_every_weight_but_those_of_the_head(place, dtype):
     ids = np.ones((1, 8), dtype=np.int32)
     batch = Batch(input_ids=ids, attention_mask=ids, token_type_ids=ids)
     assert choose_dtype(model, [batch], A100)[0] == dtype
+
+
+def torch_sees(monkeypatch, *capability):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capability))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+
+
+def test_a_gpu_that_torch_counts_otherwise_than_nvidia_smi_is_refused(monkeypatch):
+    torch_sees(monkeypatch, 7, 5)
+    with pytest.raises(GpuError, match=r"A100 of compute capability 8\.0, and torch's is of 7\.5, .*=PCI_BUS_ID$"):
+        check_same_gpu(A100)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), ()], ids=["the same", "none"])
+def test_the_gpu_that_nvidia_smi_names_passes_and_so_does_none(monkeypatch, capability):
+    torch_sees(monkeypatch, *capability)
+    check_same_gpu(A100)
