@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from spanqa.errors import SpanqaError
+from spanqa.manifest import Engine, Manifest
+from spanqa.startup import check_bfloat16
 from spanqa.windows import Batch
+from spanqa_build import check as checking
 from spanqa_build.errors import GpuError
 from spanqa_build.gpu import GpuFacts
 from spanqa_build.torch_engine import check_same_gpu, choose_dtype
@@ -41,3 +45,17 @@ def test_a_gpu_that_torch_counts_otherwise_than_nvidia_smi_is_refused(monkeypatc
 def test_the_gpu_that_nvidia_smi_names_passes_and_so_does_none(monkeypatch, capability):
     torch_sees(monkeypatch, *capability)
     check_same_gpu(A100)
+
+
+@pytest.mark.parametrize(("here", "fails"), [((7, 5), True), ((8, 0), False)])
+def test_a_check_of_a_repository_refuses_bfloat16_on_a_gpu_without(monkeypatch, here, fails):
+    monkeypatch.setattr(checking, "check_bfloat16", lambda engine: check_bfloat16(engine, capabilities=lambda: [here]))
+    manifest = Manifest(
+        tokenizer_sha256="0", target="a100", engine=Engine(platform="torch", device="cuda", dtype="bfloat16")
+    )
+    if fails:
+        with pytest.raises(SpanqaError, match="bfloat16, .* one here is of 7.5"):
+            checking._machine_line(manifest)
+    else:
+        line = "target a100: torch in bfloat16 on any GPU of compute capability 8.0 or later"
+        assert checking._machine_line(manifest) == line
