@@ -54,7 +54,7 @@ def test_a_check_of_a_repository_refuses_bfloat16_on_a_gpu_without(monkeypatch, 
         tokenizer_sha256="0", target="a100", engine=Engine(platform="torch", device="cuda", dtype="bfloat16")
     )
     if fails:
-        with pytest.raises(SpanqaError, match="bfloat16, .* one here is of 7.5"):
+        with pytest.raises(SpanqaError, match=r"bfloat16, .* one here is of 7\.5"):
             checking._machine_line(manifest)
     else:
         line = "target a100: torch in bfloat16 on any GPU of compute capability 8.0 or later"
