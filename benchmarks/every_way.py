@@ -175,10 +175,11 @@ def main() -> int:
     """Ask, count and print; the exit status is 1 where anything differs."""
     parser = parser_of(__doc__)
     parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions (default: %(default)s)")
+    parser.add_argument("--model", choices=MODELS, action="append", help="one of the models (default: each of them)")
     args = parser.parse_args()
     examples = heldout_examples(args.questions)
     rows: list[dict[str, Any]] = []
-    for title in MODELS:
+    for title in args.model or MODELS:
         with tempfile.TemporaryDirectory(prefix="spanqa-every-way-") as folder:
             ways = ask_every_way(title, Path(folder), examples, quiet=args.quiet)
         right = ways[0].said
