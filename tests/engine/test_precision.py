@@ -14,18 +14,21 @@ from spanqa.datasets import read_dataset
 from spanqa.spans import decode
 from spanqa.windows import Batch, WindowMaker, batch_windows
 from spanqa_build import network_file
+from spanqa_build.activation_scan import scan_activations
 from spanqa_build.errors import ExportError, PrecisionError
 from spanqa_build.float16_export import (
     LAYER_NORMS,
     float16_network,
     float16_network_from_graph,
-    float16_network_from_windows,
     float32_graph,
 )
 from spanqa_build.network_file import write_network
 from spanqa_build.onnx_export import MAX_IR_VERSION, OPSET
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.precision import MAX_FLOAT16, element_types, float16_tensors, rounded_twin, with_explicit_precision
+from spanqa_build.rehearsal.engines import rehearsed_engines
+from spanqa_build.rehearsal.layers import check_precisions, count_layers
+from spanqa_build.targets import target_from_name
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
@@ -266,16 +269,32 @@ def test_onnx_runtime_hides_an_overflow_that_the_rounded_twin_shows(tmp_path):
     assert np.isinf(session_from_onnx(tmp_path / "twin.onnx").run(None, feeds)[0]).all()
 
 
-def test_the_shipped_model_gives_the_same_answers_in_float16(root, tmp_path):
+@pytest.fixture(scope="module")
+def shipped(root):
+    """The shipped checkpoint, its model and its graph in float32."""
     checkpoint, model = load_checkpoint(root / "training" / "checkpoints" / "spanqa-minilm")
-    model.eval()
+    return checkpoint, model.eval(), float32_graph(model)
+
+
+def test_the_real_builder_takes_the_shipped_model(shipped, tmp_path):
+    """TensorRT for RTX; its parser and builder are tried with much else in test_rehearsal.py."""
+    target = target_from_name("v100")
+    facts = float16_network_from_graph(shipped[2], tmp_path / "network.onnx", layer_norm=target.layer_norm)
+    parsed, built = rehearsed_engines(facts.path, target, {256: tmp_path / "256.plan"})
+    check_precisions(parsed.layers, facts.meant)
+    assert count_layers(parsed.layers)["matrix product"] == {"float16": 48, "float32": 1}
+    assert built.size_bytes > 40 << 20
+
+
+def test_the_shipped_model_gives_the_same_answers_in_float16(shipped, root, tmp_path):
+    checkpoint, model, graph = shipped
     examples = read_dataset(root / "data" / "heldout200.json")[::50]
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
     every = list(maker.windows_of_many([(example.question, example.context) for example in examples]))
     batches = [[batch_windows([(windows, index)]) for index in range(len(windows))] for windows in every]
     scanned = [batch for of_question in batches[:3] for batch in of_question]
-    facts, scan = float16_network_from_windows(model, tmp_path / "network.onnx", scanned)
-    assert scan.float32_tensors == facts.float32_tensors == ()
+    assert scan_activations(graph, scanned).float32_tensors == ()
+    facts = float16_network_from_graph(graph, tmp_path / "network.onnx")
     twin = twin_of(facts.path, tmp_path)
     right = [[run_torch(model, batch) for batch in of_question] for of_question in batches]
     # Logits reach 10. Seen on 40 questions: 0.006 and, with every result rounded, 0.029.

@@ -23,7 +23,8 @@ from spanqa_server.repository import models_of
 from spanqa_server.server import Server
 from spanqa_server.view import View
 
-RECOVERY_S = 10.0
+RECOVERY_S = 60.0
+"""Ten on a quiet machine; a busy one is waited for."""
 needs_triton = pytest.mark.triton
 
 
@@ -182,7 +183,8 @@ def test_a_stop_does_not_wait_for_a_load_that_hangs(repository: Path, tools: Any
         asking.join()
     assert answers == ["5"]
     assert told == ["not reloaded in full: the server is asked to stop"]
-    assert not any(map(tools.is_running, pids))
+    # A busy machine takes a moment to bury what was killed.
+    tools.wait_until(lambda: not any(map(tools.is_running, pids)), RECOVERY_S)
 
 
 class Unheard:
