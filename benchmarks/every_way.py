@@ -175,9 +175,10 @@ def main() -> int:
     """Ask, count and print; the exit status is 1 where anything differs."""
     parser = parser_of(__doc__)
     parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="pass over the first N, to ask them in parts")
     parser.add_argument("--model", choices=MODELS, action="append", help="one of the models (default: each of them)")
     args = parser.parse_args()
-    examples = heldout_examples(args.questions)
+    examples = heldout_examples()[args.skip : args.skip + args.questions]
     rows: list[dict[str, Any]] = []
     for title in args.model or MODELS:
         with tempfile.TemporaryDirectory(prefix="spanqa-every-way-") as folder:
