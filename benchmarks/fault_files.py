@@ -1,0 +1,268 @@
+"""Scenarios of damaged model files, a failing warm-up, a full disk, full shared memory and a clock that jumps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fault_clock import faked_clock
+from fault_setting import Load, ServeCommand, Setting, Verdict, is_running, stop_timed, wait_until
+from table_model import add_same_version, seal_again
+
+from spanqa import contract
+from spanqa.startup import versions_in
+from spanqa_server.errors import ServerError
+from spanqa_server.server import Server
+from spanqa_server.shared_memory import SHARED_MEMORY
+
+RELOAD_S = 60.0
+REFUSED_WITHIN_S = 30.0
+WARM_UP = """
+model_warmup {
+  name: "of another length"
+  batch_size: 1
+  inputs { key: "input_ids" value { data_type: TYPE_INT32 dims: 7 input_data_file: "absent" } }
+}
+"""
+
+Damage = Callable[[Path, int], None]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # versions share files by name
+    path.write_bytes(content)
+
+
+def _shorten(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _replace(path: Path, content: str) -> None:
+    path.unlink()
+    path.write_text(content, "utf-8")
+
+
+def _warm_up(folder: Path, version: int) -> None:
+    config = folder / contract.ENCODER / "config.pbtxt"
+    _replace(config, config.read_text("utf-8") + WARM_UP)
+    seal_again(folder, version)
+
+
+def _code(folder: Path, version: int, content: str) -> None:
+    _replace(folder / contract.ENCODER / str(version) / "model.py", content)
+    seal_again(folder, version)
+
+
+DAMAGES: dict[str, Damage] = {
+    "a flipped bit": lambda folder, version: _flip(folder / contract.ENCODER / str(version) / "network.onnx"),
+    "half a network": lambda folder, version: _shorten(folder / contract.ENCODER / str(version) / "network.onnx"),
+    "no network": lambda folder, version: (folder / contract.ENCODER / str(version) / "network.onnx").unlink(),
+    "no manifest": lambda folder, version: (
+        folder / contract.QUESTION_ANSWERING / str(version) / "manifest.json"
+    ).unlink(),
+    "half a manifest": lambda folder, version: _shorten(
+        folder / contract.QUESTION_ANSWERING / str(version) / "manifest.json"
+    ),
+    "no tokenizer": lambda folder, version: (
+        folder / contract.QUESTION_ANSWERING / str(version) / "tokenizer.json"
+    ).unlink(),
+    "no model.py": lambda folder, version: (folder / contract.ENCODER / str(version) / "model.py").unlink(),
+    "a model.py that is no Python": lambda folder, version: _code(folder, version, "class TritonPythonModel(:\n"),
+    "a model.py that fails": lambda folder, version: _code(folder, version, "raise RuntimeError('no weights')\n"),
+    "a model.py that ends": lambda folder, version: _code(folder, version, "import os\nos._exit(3)\n"),
+    "a configuration that is none": lambda folder, _: _replace(
+        folder / contract.ENCODER / "config.pbtxt", "max_batch_size: many"
+    ),
+    "a failing warm-up": _warm_up,
+}
+
+
+def _require_sentence(text: str, verdict: Verdict, what: str) -> None:
+    verdict.require("\n" not in text and "Traceback" not in text and len(text) > 20, f"{what}: said {text!r}")
+
+
+def damaged_at_start(setting: Setting, verdict: Verdict) -> None:
+    """Each damage at the start: one sentence, soon, and no process left."""
+    longest = 0.0
+    for what, damage in DAMAGES.items():
+        folder = setting.repository.parent / "damaged"
+        shutil.copytree(setting.repository, folder)
+        damage(folder, versions_in(folder / contract.QUESTION_ANSWERING)[-1])
+        start, server = time.monotonic(), Server(folder)
+        try:
+            server.start()
+            verdict.failures.append(f"{what}: served")
+        except ServerError as error:
+            _require_sentence(str(error), verdict, what)
+        finally:
+            server.stop()
+            longest = max(longest, time.monotonic() - start)
+            shutil.rmtree(folder)
+    verdict.figures.update({"damages": len(DAMAGES), "longest s": round(longest, 1)})
+    verdict.require(longest < REFUSED_WITHIN_S, f"a damage was told after {longest:.0f} s")
+
+
+def damaged_at_roll_over(setting: Setting, verdict: Verdict) -> None:
+    """Each damage in a new version: one sentence, and the old version answers on; then a sound version is rolled in."""
+    told: list[str] = []
+    origin = setting.repository.parent / "sound"
+    shutil.copytree(setting.repository, origin)
+    with (
+        Server(setting.repository, report=told.append) as server,
+        Load(server.url, setting.items, setting.expected, endless=True) as load,
+    ):
+        load.wait_for_more()
+        for what, damage in {**DAMAGES, "nothing": lambda *_: None}.items():
+            _reset_to(origin, setting.repository)
+            version = add_same_version(setting.repository)
+            damage(setting.repository, version)
+            told.clear()
+            n_reloads = server.n_reloads
+            server.request_reload()
+            took = wait_until(lambda before=n_reloads: server.n_reloads > before, RELOAD_S)
+            verdict.require(took is not None, f"{what}: the reload did not end within {RELOAD_S:g} s")
+            load.versions.clear()
+            load.wait_for_more(64)
+            verdict.require(told, f"{what}: nothing was told")
+            for line in told:
+                _require_sentence(line, verdict, what)
+            wanted = {str(version)} if what == "nothing" else {"1"}
+            verdict.require(load.versions <= {"1", "2"}, f"{what}: versions {load.versions} answered")
+            verdict.require(
+                what == "nothing" or told[0].startswith("not reloaded"), f"{what}: told {told[:1]}, not that it failed"
+            )
+            if what == "nothing":
+                verdict.require(wanted <= load.versions, f"the sound version does not answer: {told}")
+        load.__exit__()
+        load.judge(verdict)
+        stop_timed(server, verdict)
+    verdict.figures["damages"] = len(DAMAGES)
+
+
+def _reset_to(origin: Path, folder: Path) -> None:
+    """Put back what a damaged version changed, the version that is served untouched."""
+    for path in folder.glob("*/*"):
+        if path.is_dir() and path.name.isdigit() and not (origin / path.parent.name / path.name).exists():
+            shutil.rmtree(path)
+    for config in origin.glob("*/config.pbtxt"):
+        place = folder / config.parent.name / config.name
+        place.unlink(missing_ok=True)
+        shutil.copy2(config, place)
+
+
+@contextlib.contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """Leave no room on a file system while a block lasts."""
+    path = folder / "fill"
+    try:
+        with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\0" * 4096)
+        yield
+    finally:
+        path.unlink()
+
+
+def _can_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return shutil.which("unshare") is not None and not subprocess.run(command, capture_output=True).returncode
+
+
+def _serve_on_small(folder: str, size: str, setting: Setting, **options: dict[str, str]) -> ServeCommand:
+    """Serve in a mount namespace of its own, where a folder is a small file system."""
+    mount = f'mount -t tmpfs -o size={size} tmpfs {folder} && exec "$@"'
+    return ServeCommand(setting.repository, before=["unshare", "--mount", "sh", "-c", mount, "sh"], **options)
+
+
+def full_shared_memory(setting: Setting, verdict: Verdict) -> None:
+    """A /dev/shm without room for some seconds: what cannot be answered is refused, and afterwards all is answered."""
+    if not _can_mount():
+        verdict.skipped = "mounting a small /dev/shm needs root"
+        return
+    with _serve_on_small(str(SHARED_MEMORY), "64m", setting) as command:
+        inside = Path(f"/proc/{command.process.pid}/root/dev/shm")
+        with Load(command.url, setting.items, setting.expected, endless=True) as load:
+            load.wait_for_more()
+            big = ("Who?", "word " * 390_000)
+            for _ in range(2):
+                with filled(inside), Load(command.url, [big], setting.expected, timeout_s=5.0) as refused:
+                    time.sleep(3)
+                    refused.wait_for_more(1, timeout_s=10)
+                load.wait_for_more()
+        load.judge(verdict)
+        pid = command.triton_pid()
+        verdict.figures["told"] = len(command.said)
+        command.process.terminate()
+        status = command.process.wait(60)
+        verdict.require(status == 0, f"the exit status is {status}: {command.said[-2:]}")
+        verdict.require(not is_running(pid), "Triton was left")
+
+
+def full_disk(setting: Setting, verdict: Verdict) -> None:
+    """The folder of the log and of what Triton reads without room: questions, a recovery and a roll-over meanwhile."""
+    if not _can_mount():
+        verdict.skipped = "mounting a small folder needs root"
+        return
+    small = tempfile.mkdtemp(prefix="spanqa-small-")
+    try:
+        with _serve_on_small(small, "8m", setting, env={"TMPDIR": small}) as command:
+            inside = Path(f"/proc/{command.process.pid}/root{small}")
+            with Load(command.url, setting.items, setting.expected, endless=True) as load:
+                load.wait_for_more()
+                with filled(inside):
+                    load.wait_for_more(64)
+                    version = add_same_version(setting.repository)
+                    command.process.send_signal(1)  # SIGHUP
+                    verdict.require(wait_until(lambda: command.said, 30) is not None, "the roll-over told nothing")
+                    load.wait_for_more(64)
+                for line in command.said:
+                    _require_sentence(line, verdict, "a full disk")
+                command.process.send_signal(1)
+                load.versions.clear()
+                done = wait_until(lambda: str(version) in load.versions, 30)
+                verdict.require(
+                    done is not None, f"with room again, version {version} is not rolled in: {command.said}"
+                )
+            load.judge(verdict)
+            command.process.terminate()
+            verdict.require(command.process.wait(60) == 0, f"did not stop well: {command.said[-2:]}")
+    finally:
+        os.rmdir(small)
+
+
+def clock(setting: Setting, verdict: Verdict) -> None:
+    """The wall clock jumps a day forth and back, for Triton and its Python processes."""
+    with faked_clock() as jump:
+        if jump is None:
+            verdict.skipped = "there is no C compiler"
+            return
+        with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+            load.wait_for_more()
+            for seconds in (86_400, -86_400, 3, 0):
+                jump(seconds)
+                load.wait_for_more(64)
+                time.sleep(2)
+            verdict.figures["recoveries"] = server.n_recoveries
+            verdict.require(server.n_recoveries == 0, "something was taken for dead")
+            load.__exit__()
+            load.judge(verdict)
+            stop_timed(server, verdict)
+
+
+FILE_SCENARIOS = {
+    "damaged-at-start": damaged_at_start,
+    "damaged-at-roll-over": damaged_at_roll_over,
+    "full-shared-memory": full_shared_memory,
+    "full-disk": full_disk,
+    "clock": clock,
+}

@@ -1,0 +1,205 @@
+"""Scenarios of processes that are killed, stopped, restarted and rolled over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from fault_setting import (
+    RECOVERY_S,
+    TIMEOUT_S,
+    Load,
+    ServeCommand,
+    Setting,
+    Verdict,
+    is_running,
+    stop_timed,
+    stopped,
+    wait_until,
+)
+from table_model import add_same_version
+
+from spanqa import contract
+from spanqa_server.server import Server
+
+KILL_PACE_S = 4.0
+"""The load is spread so that it lasts about this long for each kill."""
+SHORT_CHARS = 1200
+"""Contexts up to here fit the ensemble, which takes 16 windows."""
+STOPPED_S = 10.0
+RELOAD_S = 30.0
+
+
+def _kill(server: Server, model: str, setting: Setting) -> float | None:
+    """Kill one of a model's processes and give the seconds until it is replaced; None where it is not in time."""
+    before = [stub for stub in server.stubs() if stub.model == model]
+    n_recoveries, victim = server.n_recoveries, setting.rng.choice(before)
+    os.kill(victim.pid, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        now = [stub for stub in server.stubs() if stub.model == model and stub.pid != victim.pid]
+        return server.n_recoveries > n_recoveries and len(now) >= len(before)
+
+    return wait_until(is_replaced, 30)
+
+
+def _roll_over(server: Server, setting: Setting, verdict: Verdict) -> None:
+    n_reloads, version, start = server.n_reloads, add_same_version(setting.repository), time.monotonic()
+    server.request_reload()
+    took = wait_until(lambda: server.n_reloads > n_reloads, RELOAD_S)
+    verdict.require(took is not None, f"version {version} was not rolled in within {RELOAD_S:g} s")
+    verdict.figures["roll-over s"] = round(time.monotonic() - start, 1)
+
+
+def kills(setting: Setting, verdict: Verdict) -> None:
+    """Stubs of every kind killed at random moments, a restart and a roll-over, under all questions and both entries."""
+    models = sorted({contract.PREPROCESS, contract.ENCODER, contract.POSTPROCESS, contract.QUESTION_ANSWERING})
+    pace_s = setting.n_kills * KILL_PACE_S / len(setting.items)
+    short = [place for place, (_, context) in enumerate(setting.items) if len(context) < SHORT_CHARS]
+    items, expected = [setting.items[i] for i in short], [setting.expected[i] for i in short]
+    events = ["restart", "roll-over", *(models[number % len(models)] for number in range(setting.n_kills))]
+    setting.rng.shuffle(events)
+    server = setting.server()
+    server.start()
+    port = server.settings.grpc_port
+    recoveries: list[float] = []
+    try:
+        load = Load(server.url, setting.items, setting.expected, pace_s=pace_s, endless=True)
+        staged = Load(server.url, items, expected, pace_s=4 * pace_s, endless=True, model_name=contract.ENSEMBLE)
+        with load, staged:
+            for event in events:
+                load.wait_for_more(setting.rng.randrange(1, 32))
+                time.sleep(setting.rng.random())
+                if event == "restart":
+                    start = time.monotonic()
+                    server.stop()
+                    server = setting.server(grpc_port=port)
+                    server.start()
+                    verdict.figures["restart s"] = round(time.monotonic() - start, 1)
+                elif event == "roll-over":
+                    _roll_over(server, setting, verdict)
+                else:
+                    took = _kill(server, event, setting)
+                    verdict.require(took is not None, f"a killed process of {event} was not replaced")
+                    recoveries.append(30.0 if took is None else took)
+            load.wait_for_more(max(0, len(setting.items) - load.n_answered), timeout_s=3600)
+        staged.judge(verdict, name="through the ensemble")
+        load.judge(verdict)
+        verdict.require(load.n_answered >= len(setting.items), "not every question was asked")
+        stop_timed(server, verdict)
+    finally:
+        server.stop()
+    verdict.figures["kills"] = len(recoveries)
+    longest = max(recoveries, default=0.0)
+    verdict.figures["longest recovery s"] = round(longest, 1)
+    verdict.require(longest <= RECOVERY_S, f"a recovery took {longest:.1f} s, allowed are {RECOVERY_S:g}")
+
+
+def together(setting: Setting, verdict: Verdict) -> None:
+    """Every Python process killed at once."""
+    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+        load.wait_for_more()
+        before = server.stubs()
+        start = time.monotonic()
+        for stub in before:
+            os.kill(stub.pid, signal.SIGKILL)
+        wait_until(lambda: len(server.stubs()) >= len(before), 60)
+        load.wait_for_more()
+        verdict.figures["recovery s"] = round(time.monotonic() - start, 1)
+        load.__exit__()
+        load.judge(verdict)
+        stop_timed(server, verdict)
+
+
+def triton(setting: Setting, verdict: Verdict) -> None:
+    """Triton itself killed, amid questions and during a roll-over."""
+    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+        for during_roll_over in (False, True):
+            load.wait_for_more()
+            if during_roll_over:
+                add_same_version(setting.repository)
+                server.request_reload()
+                time.sleep(setting.rng.uniform(0.2, 0.8))
+            n_recoveries, start = server.n_recoveries, time.monotonic()
+            os.kill(server.triton_pid, signal.SIGKILL)
+            took = wait_until(lambda before=n_recoveries: server.n_recoveries > before, 30)
+            load.wait_for_more()
+            verdict.require(took is not None and took <= RECOVERY_S, f"Triton was back after {took} s")
+            name = "recovery amid a roll-over s" if during_roll_over else "recovery s"
+            verdict.figures[name] = round(time.monotonic() - start, 1)
+        load.__exit__()
+        load.judge(verdict)
+
+
+def sigterm(setting: Setting, verdict: Verdict) -> None:
+    """SIGTERM to `spanqa serve` amid questions, then kill -9 to the next, started on the same port."""
+    command = ServeCommand(setting.repository)
+    port = command.url.rpartition(":")[2]
+    try:
+        with Load(command.url, setting.items, setting.expected, endless=True) as load:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                load.wait_for_more()
+                triton_pid, start = command.triton_pid(), time.monotonic()
+                command.process.send_signal(number)
+                status = command.process.wait(TIMEOUT_S)
+                if number == signal.SIGTERM:
+                    verdict.figures["SIGTERM to end s"] = round(time.monotonic() - start, 1)
+                    verdict.require(status == 0, f"the exit status after SIGTERM is {status}")
+                    verdict.require(not command.said, f"said {command.said}")
+                ended = wait_until(lambda pid=triton_pid: not is_running(pid), 20)
+                verdict.require(ended is not None, f"Triton outlived its server after {number.name}")
+                command.__exit__()
+                command = ServeCommand(setting.repository, f"--grpc-port={port}")
+            load.wait_for_more()
+        load.judge(verdict)
+    finally:
+        pid = command.process.pid
+        command.__exit__()
+    left = list(Path("/dev/shm").glob(f"spanqa_{pid}_*"))  # noqa: S108 (POSIX shared memory lives there)
+    verdict.require(not left, f"left {left}")
+
+
+def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
+    """Each kind of process stopped with SIGSTOP for 10 s, and a roll-over while the main entry's is."""
+    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+        for model in (contract.ENCODER, contract.QUESTION_ANSWERING):
+            load.wait_for_more()
+            pid = next(stub.pid for stub in server.stubs() if stub.model == model)
+            with stopped(pid, STOPPED_S):
+                if model == contract.QUESTION_ANSWERING:
+                    n_reloads = server.n_reloads
+                    add_same_version(setting.repository)
+                    server.request_reload()
+            load.wait_for_more()
+        took = wait_until(lambda: server.n_reloads > n_reloads, 60)
+        verdict.require(took is not None, "the roll-over never ended")
+        verdict.figures["recoveries"] = server.n_recoveries
+        load.wait_for_more()
+        load.__exit__()
+        load.judge(verdict)
+        stop_timed(server, verdict)
+
+
+def stopped_triton(setting: Setting, verdict: Verdict) -> None:
+    """Triton stopped with SIGSTOP for 10 s."""
+    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+        load.wait_for_more()
+        with stopped(server.triton_pid, STOPPED_S):
+            pass
+        load.wait_for_more()
+        verdict.figures["recoveries"] = server.n_recoveries
+        load.__exit__()
+        load.judge(verdict)
+        stop_timed(server, verdict)
+
+
+KILL_SCENARIOS = {
+    "kills": kills,
+    "all-stubs-at-once": together,
+    "triton": triton,
+    "sigterm": sigterm,
+    "stopped-stubs": stopped_stubs,
+    "stopped-triton": stopped_triton,
+}
