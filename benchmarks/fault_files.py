@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fault_clock import faked_clock
-from fault_setting import Load, ServeCommand, Setting, Verdict, is_running, stop_timed, wait_until
+from fault_setting import Load, ServeCommand, Setting, Verdict, is_running, wait_until
 from table_model import add_same_version, seal_again
 
 from spanqa import contract
@@ -23,6 +23,9 @@ from spanqa_server.shared_memory import SHARED_MEMORY
 
 RELOAD_S = 60.0
 REFUSED_WITHIN_S = 30.0
+FULL_S = 3.0
+JUMPS_S = (86_400, -86_400, 3, 0)
+SETTLED_S = 2.0
 WARM_UP = """
 model_warmup {
   name: "of another length"
@@ -143,9 +146,7 @@ def damaged_at_roll_over(setting: Setting, verdict: Verdict) -> None:
             )
             if what == "nothing":
                 verdict.require(wanted <= load.versions, f"the sound version does not answer: {told}")
-        load.__exit__()
-        load.judge(verdict)
-        stop_timed(server, verdict)
+    load.judge(verdict)
     verdict.figures["damages"] = len(DAMAGES)
 
 
@@ -196,7 +197,7 @@ def full_shared_memory(setting: Setting, verdict: Verdict) -> None:
             big = ("Who?", "word " * 390_000)
             for _ in range(2):
                 with filled(inside), Load(command.url, [big], setting.expected, timeout_s=5.0) as refused:
-                    time.sleep(3)
+                    time.sleep(FULL_S)
                     refused.wait_for_more(1, timeout_s=10)
                 load.wait_for_more()
         load.judge(verdict)
@@ -246,17 +247,18 @@ def clock(setting: Setting, verdict: Verdict) -> None:
         if jump is None:
             verdict.skipped = "there is no C compiler"
             return
-        with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+        with (
+            setting.serving(verdict) as server,
+            Load(server.url, setting.items, setting.expected, endless=True) as load,
+        ):
             load.wait_for_more()
-            for seconds in (86_400, -86_400, 3, 0):
+            for seconds in JUMPS_S:
                 jump(seconds)
                 load.wait_for_more(64)
-                time.sleep(2)
+                time.sleep(SETTLED_S)
             verdict.figures["recoveries"] = server.n_recoveries
             verdict.require(server.n_recoveries == 0, "something was taken for dead")
-            load.__exit__()
-            load.judge(verdict)
-            stop_timed(server, verdict)
+        load.judge(verdict)
 
 
 FILE_SCENARIOS = {

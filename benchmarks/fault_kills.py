@@ -99,7 +99,7 @@ def kills(setting: Setting, verdict: Verdict) -> None:
 
 def together(setting: Setting, verdict: Verdict) -> None:
     """Every Python process killed at once."""
-    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+    with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         load.wait_for_more()
         before = server.stubs()
         start = time.monotonic()
@@ -108,14 +108,12 @@ def together(setting: Setting, verdict: Verdict) -> None:
         wait_until(lambda: len(server.stubs()) >= len(before), 60)
         load.wait_for_more()
         verdict.figures["recovery s"] = round(time.monotonic() - start, 1)
-        load.__exit__()
-        load.judge(verdict)
-        stop_timed(server, verdict)
+    load.judge(verdict)
 
 
 def triton(setting: Setting, verdict: Verdict) -> None:
     """Triton itself killed, amid questions and during a roll-over."""
-    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+    with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         for during_roll_over in (False, True):
             load.wait_for_more()
             if during_roll_over:
@@ -129,8 +127,7 @@ def triton(setting: Setting, verdict: Verdict) -> None:
             verdict.require(took is not None and took <= RECOVERY_S, f"Triton was back after {took} s")
             name = "recovery amid a roll-over s" if during_roll_over else "recovery s"
             verdict.figures[name] = round(time.monotonic() - start, 1)
-        load.__exit__()
-        load.judge(verdict)
+    load.judge(verdict)
 
 
 def sigterm(setting: Setting, verdict: Verdict) -> None:
@@ -163,7 +160,7 @@ def sigterm(setting: Setting, verdict: Verdict) -> None:
 
 def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
     """Each kind of process stopped with SIGSTOP for 10 s, and a roll-over while the main entry's is."""
-    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+    with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         for model in (contract.ENCODER, contract.QUESTION_ANSWERING):
             load.wait_for_more()
             pid = next(stub.pid for stub in server.stubs() if stub.model == model)
@@ -177,22 +174,18 @@ def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
         verdict.require(took is not None, "the roll-over never ended")
         verdict.figures["recoveries"] = server.n_recoveries
         load.wait_for_more()
-        load.__exit__()
-        load.judge(verdict)
-        stop_timed(server, verdict)
+    load.judge(verdict)
 
 
 def stopped_triton(setting: Setting, verdict: Verdict) -> None:
     """Triton stopped with SIGSTOP for 10 s."""
-    with setting.server() as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
+    with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         load.wait_for_more()
         with stopped(server.triton_pid, STOPPED_S):
             pass
         load.wait_for_more()
         verdict.figures["recoveries"] = server.n_recoveries
-        load.__exit__()
-        load.judge(verdict)
-        stop_timed(server, verdict)
+    load.judge(verdict)
 
 
 KILL_SCENARIOS = {

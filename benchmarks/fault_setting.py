@@ -57,6 +57,7 @@ class Setting:
         rng: Chooses moments and processes.
         n_kills: How often processes are killed.
         say: Called with one line for each thing that the server reports.
+        running: A server to use where the fault does not end it, which is then left running.
     """
 
     repository: Path
@@ -65,6 +66,17 @@ class Setting:
     rng: random.Random
     n_kills: int
     say: Callable[[str], None]
+    running: Server | None = None
+
+    @contextlib.contextmanager
+    def serving(self, verdict: Verdict) -> Iterator[Server]:
+        """Give the running server, or else one of the repository for as long as the block lasts, which stops soon."""
+        if self.running:
+            yield self.running
+            return
+        with self.server() as server:
+            yield server
+            stop_timed(server, verdict)
 
     def server(self, **options: Any) -> Server:
         """Make a server of the repository."""
