@@ -1,12 +1,18 @@
 """A tiny checkpoint with the real tokenizer: small enough to export in seconds."""
 
-import dataclasses
-import hashlib
+import fcntl
+import json
+from contextlib import contextmanager
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from spanqa.windows import WindowSettings
+from spanqa_build import float16_export
+from spanqa_build.float16_export import float32_graph
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
 
@@ -31,23 +37,65 @@ def tiny_model_folder(root, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported_once(tmp_path_factory):
-    """The real export in explicit float16, done once for the same weights and layer norm: it takes seconds."""
-    from spanqa_build.float16_export import float16_network_from_windows
+def graph_of(run_folder):
+    """Gives a model's graph in float32; torch, which takes long, exports an architecture once in a run of the tests.
 
-    folder, done = tmp_path_factory.mktemp("exported"), {}
+    Tables and feed-forward blocks may be of any size: the graph says nothing of them. test_precision.py holds it
+    against an export of the model itself.
+    """
+    folder = run_folder / "graphs"
 
-    def export(model, path, batches, *, layer_norm):
-        weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
-        key = layer_norm, hashlib.sha256(weights).hexdigest()
-        if key not in done:
-            kept = folder / f"{len(done)}.onnx"
-            done[key] = float16_network_from_windows(model, kept, batches, layer_norm=layer_norm)
-        facts, scan = done[key]
-        path.write_bytes(facts.path.read_bytes())
-        return dataclasses.replace(facts, path=path), scan
+    def of(model):
+        config = model.config
+        key = (config.layer_norm, config.activation, config.num_layers, config.num_heads, config.hidden_size)
+        path = folder / f"{'-'.join(map(str, key))}-{config.layer_norm_eps}.onnx"
+        with alone(folder):
+            if not path.exists():
+                export_with_any_weights(config, path)
+        return with_weights(onnx.load(path), json.loads(path.with_suffix(".json").read_text()), model)
 
-    return export
+    return of
+
+
+@contextmanager
+def alone(folder):
+    """Keeps the other processes of the tests out of a folder."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def export_with_any_weights(config, path):
+    """Export a model none of whose weights are alike, and note which weight each constant is, and whether turned."""
+    torch.manual_seed(7)
+    model = SpanModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    graph, places = float32_graph(model), {}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    for name, weight in model.state_dict().items():
+        for is_turned, array in ((False, weight.numpy()), (True, weight.numpy().T)):
+            places |= {c: (name, is_turned) for c, value in constants.items() if np.array_equal(value, array)}
+    assert sorted({name for name, _ in places.values()}) == sorted(model.state_dict())
+    path.with_suffix(".json").write_text(json.dumps(places))
+    onnx.save(graph, path)
+
+
+def with_weights(graph, places, model):
+    weights = {name: weight.float().numpy() for name, weight in model.state_dict().items()}
+    for tensor in graph.graph.initializer:
+        if tensor.name in places:
+            name, is_turned = places[tensor.name]
+            array = weights[name].T if is_turned else weights[name]
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+    return graph
+
+
+@pytest.fixture
+def exported_once(graph_of, monkeypatch):
+    """Whatever is exported in float16 comes from `graph_of`."""
+    monkeypatch.setattr(float16_export, "float32_graph", graph_of)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 from spanqa.windows import Batch
 from spanqa_build.activation_scan import LIMIT, scan_activations
 from spanqa_build.errors import PrecisionError
-from spanqa_build.float16_export import float16_network_from_graph, float16_network_from_windows, float32_graph
+from spanqa_build.float16_export import float16_network_from_graph, float16_network_from_windows
 from spanqa_build.network_file import write_network
 from spanqa_build.parity import run_onnx, run_torch, session_from_onnx
 from spanqa_build.precision import float16_tensors, rounded_twin
@@ -121,12 +121,12 @@ def difference(path, model, folder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_planted_overflow_is_found_and_mended(place, family, tmp_path):
+def test_a_planted_overflow_is_found_and_mended(place, family, graph_of, tmp_path):
     plant, tensor = PLACES[place]
     model = small_model(family)
     with torch.no_grad():
         plant(model)
-    graph = float32_graph(model)
+    graph = graph_of(model)
     scan = scan_activations(graph, [batch()])
     assert any(name.startswith(tensor) or name.endswith(tensor) for name in scan.float32_tensors)
     assert max(scan.largest.values()) > 65_504
@@ -138,7 +138,7 @@ def test_a_planted_overflow_is_found_and_mended(place, family, tmp_path):
     assert not set(float16_tensors(graph, scan.float32_tensors)) & set(scan.float32_tensors)
 
 
-def test_a_weight_beyond_float16_is_refused_and_the_old_network_stays(tmp_path):
+def test_a_weight_beyond_float16_is_refused_and_the_old_network_stays(exported_once, tmp_path):
     model = small_model("pre")
     path = tmp_path / "network.onnx"
     float16_network_from_windows(model, path, [batch()])
@@ -155,7 +155,7 @@ def test_a_weight_beyond_float16_is_refused_and_the_old_network_stays(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_network_that_is_not_finite_is_refused(tmp_path):
+def test_a_network_that_is_not_finite_is_refused(exported_once, tmp_path):
     model = small_model("post")
     with torch.no_grad():
         model.layers[0].contract.weight[3, 3] = float("nan")
@@ -165,8 +165,8 @@ def test_a_network_that_is_not_finite_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sound_graph():
-    return float32_graph(small_model("pre"))
+def sound_graph(graph_of):
+    return graph_of(small_model("pre"))
 
 
 def test_a_scan_names_every_float16_tensor_and_leaves_the_graph_as_it_is(sound_graph):

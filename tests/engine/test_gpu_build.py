@@ -72,7 +72,6 @@ def network_from_engines(engines, *, largest_batch):
 @pytest.fixture
 def there(monkeypatch, exported_once):
     """A V100 with the right TensorRT, in appearance."""
-    monkeypatch.setattr(gpu_build, "float16_network_from_windows", exported_once)
     monkeypatch.setattr(gpu_build, "gpu_facts", lambda: V100)
     # A network with random weights has near ties everywhere, which any rounding decides.
     limits = Limits(max_difference=0.5, answers_changed=0.3, f1_loss=30)

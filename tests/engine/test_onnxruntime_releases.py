@@ -16,7 +16,7 @@ import torch
 
 from spanqa.contract import ENCODER_INPUTS, ENCODER_OUTPUTS
 from spanqa_build.cpu import cpu_networks_from_model
-from spanqa_build.float16_export import LAYER_NORMS, float16_network_from_graph, float32_graph
+from spanqa_build.float16_export import LAYER_NORMS, float16_network_from_graph
 from spanqa_training.model import EncoderConfig, SpanModel
 
 RELEASES = {"1.19.2": "ort119", "1.23.2": "ort123"}
@@ -36,18 +36,18 @@ print(onnxruntime.__version__)
 
 
 @pytest.fixture(scope="module")
-def networks(root, tmp_path_factory):
+def networks(root, graph_of, tmp_path_factory):
     """Every form of network that we write, of both families, and the shipped one."""
     folder = tmp_path_factory.mktemp("networks")
     paths = {"shipped": root / "model_repository" / "encoder" / "1" / "network.onnx"}
-    sizes = {"vocab_size": 60, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 96}
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 96}
     for family in ("pre", "post"):
         torch.manual_seed(3)
         config = EncoderConfig(**sizes, max_positions=64, initializer_range=0.15, layer_norm=family)
         model = SpanModel(config).eval()
         cpu = cpu_networks_from_model(model, folder / family)
         paths |= {f"{family}_{form}": getattr(cpu, form) for form in ("plain", "float32", "int8")}
-        graph = float32_graph(model)
+        graph = graph_of(model)
         for form in LAYER_NORMS:
             path = folder / f"{family}_{form}.onnx"
             float16_network_from_graph(graph, path, layer_norm=form)

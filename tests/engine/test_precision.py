@@ -73,8 +73,8 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def graphs(models):
-    return {family: float32_graph(model) for family, model in models.items()}
+def graphs(graph_of, models):
+    return {family: graph_of(model) for family, model in models.items()}
 
 
 def twin_of(path, folder):
@@ -99,7 +99,7 @@ def test_any_batch_and_length_gives_the_checkpoints_logits(models, graphs, famil
             assert largest_difference(network, models[family], random_batch(lengths)) < MAX_DIFFERENCE
 
 
-def test_the_tanh_activation_is_right_too(tmp_path):
+def test_the_tanh_activation_is_right_too(exported_once, tmp_path):
     model = small_model(activation="gelu_tanh", num_layers=1)
     facts = float16_network(model, tmp_path / "network.onnx")
     assert largest_difference(twin_of(facts.path, tmp_path), model, random_batch((30, 8))) < MAX_DIFFERENCE
@@ -173,10 +173,10 @@ def test_layer_norms_from_primitives_leave_no_layer_normalization(graphs, tmp_pa
     assert {types[node.input[0]] for node in means} == {TensorProto.FLOAT}
 
 
-def test_exporting_leaves_the_model_as_it_is(tmp_path):
+def test_exporting_leaves_the_model_as_it_is_and_gives_what_these_tests_share(graph_of):
     model = small_model(num_layers=1).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    float16_network(model, tmp_path / "network.onnx")
+    assert float32_graph(model) == graph_of(model)
     assert (model.training, model.attention) == (True, "sdpa")
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
 

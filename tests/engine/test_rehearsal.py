@@ -18,7 +18,7 @@ from spanqa.startup import check_machine
 from spanqa_build import gpu_build
 from spanqa_build.comparison import Limits
 from spanqa_build.errors import EngineError, GpuError, PrecisionError
-from spanqa_build.float16_export import float16_network_from_graph, float32_graph
+from spanqa_build.float16_export import float16_network_from_graph
 from spanqa_build.meant_precisions import MeantPrecisions
 from spanqa_build.rehearsal import engines, rehearsal
 from spanqa_build.rehearsal.engines import Parsed, rehearsed_engines, rtx_version
@@ -32,14 +32,14 @@ MAX_POSITIONS = 384
 
 
 @pytest.fixture(scope="module")
-def graphs():
+def graphs(graph_of):
     """Networks of both families in float32, of few parameters and of as many positions as the largest bucket."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 60, "hidden_size": 32, "num_layers": N_LAYERS, "num_heads": 4, "intermediate_size": 48}
     configs = {
         family: EncoderConfig(**sizes, max_positions=MAX_POSITIONS, layer_norm=family) for family in ("pre", "post")
     }
-    return {family: float32_graph(SpanModel(config)) for family, config in configs.items()}
+    return {family: graph_of(SpanModel(config)) for family, config in configs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +268,7 @@ def lenient(monkeypatch):
 
 
 @pytest.fixture
-def command(tiny_model_folder, thirty_questions, lenient, exported_once, monkeypatch):
-    monkeypatch.setattr(gpu_build, "float16_network_from_windows", exported_once)
+def command(tiny_model_folder, thirty_questions, lenient, exported_once):
     return ["build", "-m", str(tiny_model_folder), "--data", str(thirty_questions), "--target", "a100", "--rehearse"]
 
 

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from spanqa_build.errors import PrecisionError
-from spanqa_build.float16_export import LAYER_NORMS, float32_graph
+from spanqa_build.float16_export import LAYER_NORMS
 from spanqa_build.network_file import skeleton_of
 from spanqa_build.precision import layer_norms_as_primitives, with_explicit_precision
 from spanqa_build.trt_operators import OPERATORS, OPSETS, check_operators, operator_problems
@@ -34,16 +34,16 @@ def node(operator, inputs, **attributes):
 
 
 @pytest.fixture(scope="module", params=[("pre", "gelu"), ("post", "gelu"), ("post", "gelu_tanh")], ids="-".join)
-def graph(request):
+def graph(request, graph_of):
     torch.manual_seed(0)
     family, activation = request.param
-    return float32_graph(
+    return graph_of(
         SpanModel(
             EncoderConfig(
                 vocab_size=60,
-                hidden_size=16,
+                hidden_size=32,
                 num_layers=1,
-                num_heads=2,
+                num_heads=4,
                 intermediate_size=24,
                 max_positions=40,
                 layer_norm=family,
