@@ -180,7 +180,7 @@ def _watched(worker: subprocess.Popen[str], told: IO[str]) -> Outcome:
         seconds=figures["seconds"],
         latencies_ms=figures["latencies_ms"],
         said=[(text, margin, best, start) for text, margin, best, start in figures["said"]],
-        cpu_s=cpu_s,
+        cpu_s=cpu_s - figures["loading_cpu_s"],
         peak_mib=memory.peak_mib,
         memory=memory.kind,
     )

@@ -28,7 +28,7 @@ from spanqa.squad import Example
 from spanqa.windows import N_SPECIAL_TOKENS
 
 SHIPPED = ROOT / "training" / "checkpoints" / "spanqa-minilm"
-N_WARM_UP = 48
+N_WARM_UP = 32
 """Other questions, asked before each turn and used to find a peer's best batch size."""
 IN_FLIGHT = 16
 SERVED = {"1 in flight": 1, f"{IN_FLIGHT} in flight": IN_FLIGHT}

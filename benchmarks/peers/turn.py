@@ -44,11 +44,13 @@ class Turn:
         task: The task file's content: see `benchmarks/peer_turn.py`.
         latencies_ms: Time of each question that was asked alone, or in flight with others.
         seconds: Time of all questions.
+        loading_cpu_s: CPU time after `ready` that was loading, not answering.
     """
 
     task: dict[str, Any]
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    loading_cpu_s: float = 0.0
     _out: Any = None
 
     @classmethod
@@ -77,7 +79,8 @@ class Turn:
     def done(self, said: Sequence[Said] = ()) -> None:
         """Hand over the figures and the answers, and wait until processes have been looked at."""
         rows = [(one.text, one.margin, one.best, one.start) for one in said]
-        self._say({"seconds": self.seconds, "latencies_ms": self.latencies_ms, "said": rows})
+        names = ("seconds", "latencies_ms", "loading_cpu_s")
+        self._say({name: getattr(self, name) for name in names} | {"said": rows})
 
     def one_by_one(self, ask: Callable[[str, str], Said]) -> list[Said]:
         """Ask each question alone, and time it."""
