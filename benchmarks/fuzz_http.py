@@ -52,6 +52,16 @@ def _exchange(url: str, content: bytes, *, wait_s: float) -> bytes | None:
     return reply
 
 
+def _unchunked(body: bytes) -> bytes:
+    """Give a body that came in chunks as one."""
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        n_bytes = int(size.partition(b";")[0] or b"0", 16)
+        whole, body = whole + body[:n_bytes], body[n_bytes + 2 :]
+    return whole
+
+
 def _judged(reply: bytes | None, *, is_whole: bool) -> Ended:
     if reply is None:
         return Ended(how="waits", fault=f"no reply within {DEADLINE_S:g} s" if is_whole else "")
@@ -59,6 +69,8 @@ def _judged(reply: bytes | None, *, is_whole: bool) -> Ended:
         return Ended(how="closed", fault="no reply to a whole request" if is_whole else "")
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1].decode("latin-1")
+    if b"transfer-encoding: chunked" in head.lower():
+        body = _unchunked(body)
     if status == "200" or not body:
         return Ended(how=status)
     try:

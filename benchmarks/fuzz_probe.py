@@ -41,8 +41,13 @@ Probe = Callable[[random.Random, Target], Ended]
 """Makes an input from a source of chance, sends it, and judges what comes back."""
 
 
+OWN_ID = re.compile(r"\[request id: .*\] ", re.DOTALL)
+"""Triton says first which request it speaks of, in the words of whoever sent it."""
+
+
 def fault_of(says: str) -> str:
     """Say what is wrong with an error's words."""
+    says = OWN_ID.sub("", says)
     if not says.strip():
         return "an error without a word"
     if "\n" in says.strip():

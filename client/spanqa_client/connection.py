@@ -26,6 +26,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+# What Triton calls internal and passes: a process of a model died, a connection ended, /dev/shm had no room for a moment.
+_PASSING_FAULTS = ("stub", "not healthy", "rst_stream", "shared memory pool")
 _OUR_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.NOT_FOUND: ServerUnavailable,
@@ -126,7 +128,7 @@ class Connection:
         if code == grpc.StatusCode.NOT_FOUND:
             return self._answered  # the model is being loaded again
         if code == grpc.StatusCode.INTERNAL:
-            return "stub" in details or "not healthy" in details or "rst_stream" in details
+            return any(words in details for words in _PASSING_FAULTS)
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             # Triton fails a whole batch for one text that its sender cut off; this client never sends such a one.
             return "incomplete string data" in details

@@ -169,6 +169,7 @@ def test_nul_and_a_context_beyond_grpcs_default_limit_are_sent_as_they_are(clien
         (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"),
         (grpc.StatusCode.INTERNAL, "Stub process 'question_answering_0_0' is not healthy."),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'spanqa_1_0_x' to 1048576"),
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
     ],
 )
