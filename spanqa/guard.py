@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from spanqa import logs
 from spanqa.errors import InputError, SpanqaError
 
 _OUTAGES = ("not healthy", "no available versions", "is not ready", "unavailable", "not found", "shutting down")
@@ -37,12 +36,18 @@ def is_outage(message: str) -> bool:
     return any(words in lowered for words in _OUTAGES)
 
 
-def error_response(pb_utils: Any, error: Exception) -> Any:
+def _id_of(request: Any) -> str | None:
+    """Give the id that a request's sender chose, or None."""
+    return str(request.request_id()) if hasattr(request, "request_id") else None
+
+
+def error_response(pb_utils: Any, error: Exception, request: Any = None) -> Any:
     """Make the response to a request that failed.
 
     Args:
         pb_utils: Triton's module for Python models.
         error: Why it failed.
+        request: The request, whose id the log then names beside the fault.
 
     Returns:
         INVALID_ARG with the sentence for the sender's faults, CANCELLED, UNAVAILABLE while the encoder is away, and
@@ -57,8 +62,9 @@ def error_response(pb_utils: Any, error: Exception) -> Any:
         answer = codes(f"the encoder is away for a moment ({error}): ask again", codes.UNAVAILABLE)
     else:
         fault = uuid.uuid4().hex[:12]
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        print(f"spanqa: fault {fault}\n{trace}", file=sys.stderr, flush=True)
+        logs.write(
+            "error", "fault", f"fault {fault}", fault=fault, trace=logs.trace_of(error), request_id=_id_of(request)
+        )
         reason = str(error) if isinstance(error, SpanqaError) else "an unexpected error"
         answer = codes(f"{reason} (fault {fault}: the server's log says more)", codes.INTERNAL)
     return pb_utils.InferenceResponse(error=answer)
@@ -69,7 +75,7 @@ def guarded(pb_utils: Any, step: Callable[[Any], list[Any]], request: Any) -> An
     try:
         return pb_utils.InferenceResponse(output_tensors=step(request))
     except Exception as error:  # every fault is told to whom it concerns
-        return error_response(pb_utils, error)
+        return error_response(pb_utils, error, request)
 
 
 def guarded_together(
@@ -86,5 +92,6 @@ def guarded_together(
         try:
             return [pb_utils.InferenceResponse(output_tensors=tensors) for tensors in step(requests)]
         except Exception as error:  # told below, to whom it concerns
-            print(f"spanqa: {len(requests)} requests together: {error}: one by one", file=sys.stderr, flush=True)
+            reason = logs.said(error)
+            logs.write("warning", "one_by_one", f"{len(requests)} requests together: {reason}: one by one")
     return [guarded(pb_utils, lambda one: step([one])[0], request) for request in requests]
