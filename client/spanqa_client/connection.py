@@ -26,7 +26,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-# What Triton calls internal and passes: a process of a model died, a connection ended, /dev/shm had no room for a moment.
+# What Triton calls internal and passes: a process died, a connection ended, /dev/shm had no room for a moment.
 _PASSING_FAULTS = ("stub", "not healthy", "rst_stream", "shared memory pool")
 _OUR_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
