@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fault_clock import faked_clock
-from fault_setting import Load, ServeCommand, Setting, Verdict, is_running, wait_until
-from table_model import add_same_version, seal_again
+from fault_command import ServeCommand
+from fault_damages import DAMAGES
+from fault_setting import Load, Setting, Verdict, is_running, wait_until
+from table_model import add_same_version
 
 from spanqa import contract
 from spanqa.startup import versions_in
@@ -26,68 +28,6 @@ REFUSED_WITHIN_S = 30.0
 FULL_S = 3.0
 JUMPS_S = (86_400, -86_400, 3, 0)
 SETTLED_S = 2.0
-WARM_UP = """
-model_warmup {
-  name: "of another length"
-  batch_size: 1
-  inputs { key: "input_ids" value { data_type: TYPE_INT32 dims: 7 input_data_file: "absent" } }
-}
-"""
-
-Damage = Callable[[Path, int], None]
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()  # versions share files by name
-    path.write_bytes(content)
-
-
-def _shorten(path: Path) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def _replace(path: Path, content: str) -> None:
-    path.unlink()
-    path.write_text(content, "utf-8")
-
-
-def _warm_up(folder: Path, version: int) -> None:
-    config = folder / contract.ENCODER / "config.pbtxt"
-    _replace(config, config.read_text("utf-8") + WARM_UP)
-    seal_again(folder, version)
-
-
-def _code(folder: Path, version: int, content: str) -> None:
-    _replace(folder / contract.ENCODER / str(version) / "model.py", content)
-    seal_again(folder, version)
-
-
-DAMAGES: dict[str, Damage] = {
-    "a flipped bit": lambda folder, version: _flip(folder / contract.ENCODER / str(version) / "network.onnx"),
-    "half a network": lambda folder, version: _shorten(folder / contract.ENCODER / str(version) / "network.onnx"),
-    "no network": lambda folder, version: (folder / contract.ENCODER / str(version) / "network.onnx").unlink(),
-    "no manifest": lambda folder, version: (
-        folder / contract.QUESTION_ANSWERING / str(version) / "manifest.json"
-    ).unlink(),
-    "half a manifest": lambda folder, version: _shorten(
-        folder / contract.QUESTION_ANSWERING / str(version) / "manifest.json"
-    ),
-    "no tokenizer": lambda folder, version: (
-        folder / contract.QUESTION_ANSWERING / str(version) / "tokenizer.json"
-    ).unlink(),
-    "no model.py": lambda folder, version: (folder / contract.ENCODER / str(version) / "model.py").unlink(),
-    "a model.py that is no Python": lambda folder, version: _code(folder, version, "class TritonPythonModel(:\n"),
-    "a model.py that fails": lambda folder, version: _code(folder, version, "raise RuntimeError('no weights')\n"),
-    "a model.py that ends": lambda folder, version: _code(folder, version, "import os\nos._exit(3)\n"),
-    "a configuration that is none": lambda folder, _: _replace(
-        folder / contract.ENCODER / "config.pbtxt", "max_batch_size: many"
-    ),
-    "a failing warm-up": _warm_up,
-}
 
 
 def _require_sentence(text: str, verdict: Verdict, what: str) -> None:

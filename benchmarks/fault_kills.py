@@ -7,11 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from fault_command import ServeCommand
 from fault_setting import (
     RECOVERY_S,
     TIMEOUT_S,
     Load,
-    ServeCommand,
     Setting,
     Verdict,
     is_running,
