@@ -105,7 +105,7 @@ def n_other_answers(record: Record, reference: Record) -> int | None:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Hold spanqa, with 16 questions in flight, against the fastest way of each peer and against torch's answers."""
+    """Hold spanqa's fastest way against the fastest of each peer, and its answers against torch's."""
     torch = next((record for record in records if record.way.peer == "torch" and record.turns), None)
     found: dict[str, dict[str, Any]] = {}
     for peer, target in TARGETS.items():
@@ -133,21 +133,43 @@ def _fastest(rows: Sequence[Mapping[str, Any]], peer: str) -> int | None:
 
 
 def table_of(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Give the table: a row a way; below it spanqa against the peers."""
+    """Give the table, a row a way."""
     head = ("", "questions/s", "p50 ms", "p99 ms", "CPU ms", "MiB", "EM", "F1", "F1 at 0")
-    keys = ("questions_per_s", "p50_ms", "p99_ms", "cpu_ms_a_question")
     table: list[tuple[str, ...]] = [head]
     for row in result["ways"]:
-        cells = [_cell(row.get(key), 1) for key in keys]
-        cells += [_cell(row.get("peak_mib"), 0), *(_cell(row.get(key), 2) for key in ("exact", "f1", "f1_at_0"))]
+        if row.get("error"):
+            table.append((_title(row), "failed", *[""] * (len(head) - 2)))
+            continue
+        keys = ("questions_per_s", "p50_ms", "p99_ms", "cpu_ms_a_question")
+        cells = [_cell(row[key], 1) for key in keys]
+        cells += [_cell(row["peak_mib"], 0), *(_cell(row[key], 2) for key in ("exact", "f1", "f1_at_0"))]
         table.append((_title(row), *cells))
-    for peer, one in result["against"].items():
-        told = [f"{times:.2f} x {rival} (>= {one['target_times']:g})" for rival, times in one["times"].items()]
-        if one["other_answers_than_torch"] is not None:
-            told.append(f"{one['other_answers_than_torch']} answers differ from torch's")
-            told.append(f"F1 {-one['f1_below_torch']:+.2f}" + (f" (>= -{TARGET_F1:g})" if "int8" in peer else ""))
-        table.append((f"{peer}: {', '.join(told)}", *[""] * (len(head) - 1)))
     return table
+
+
+def sentences_of(result: Mapping[str, Any]) -> list[str]:
+    """Say what stands below the table: spanqa against the peers, the conditions, and why a peer is missing."""
+    said = []
+    for peer, one in result["against"].items():
+        parts = [
+            f"{times:.2f} times {rival} (target: {one['target_times']:g})" for rival, times in one["times"].items()
+        ]
+        if one["other_answers_than_torch"] is not None:
+            f1 = f"F1 {0.0 - one['f1_below_torch']:+.2f}"
+            others = f"{one['other_answers_than_torch']} answers differ from torch's"
+            is_int8 = peer == "spanqa-int8"
+            parts.append(others if is_int8 else f"{others} (target: none)")
+            parts.append(f"{f1} (target: at least -{TARGET_F1:g})" if is_int8 else f1)
+        said.append(f"{peer}: {', '.join(parts)}")
+    said.append(
+        f"{result['questions']} questions on {result['contexts']} contexts, rounds: {result['rounds']}, "
+        f"{result['threads_each']} threads for everyone; medians of questions/s and of CPU time a question, most memory"
+    )
+    versions = {row["peer"]: row["versions"] for row in result["ways"] if row.get("versions")}
+    for peer, of in versions.items():
+        said.append(f"{peer}: {', '.join(f'{name} {version}' for name, version in of.items())}")
+    said += [f"{row['peer']}, {row['way']}: {row['error']}" for row in result["ways"] if row.get("error")]
+    return said
 
 
 def _cell(value: float | None, places: int) -> str:
@@ -156,8 +178,6 @@ def _cell(value: float | None, places: int) -> str:
 
 def _title(row: Mapping[str, Any]) -> str:
     title = f"{row['peer']}, {row['way']}"
-    if row.get("error"):
-        return f"{title}: {row['error']}"
     found = row.get("found")
     if isinstance(found, Mapping):
         return f"{title} ({found['n_sessions']} x {found['n_threads']} threads, batches of {found['rows']})"

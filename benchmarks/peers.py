@@ -19,7 +19,7 @@ from typing import Any
 
 from bench_setting import REPOSITORY, ROOT, answering_folder, heldout_examples, parser_of, print_result
 from peer_environments import PeerError, default_folder, environment_python
-from peer_figures import Record, Way, comparison, figures, table_of
+from peer_figures import Record, Way, comparison, figures, sentences_of, table_of
 from peer_turn import take_turn
 from tqdm import tqdm
 
@@ -197,6 +197,8 @@ def main() -> int:
         "against": comparison(rows, records),
     }
     print_result(result, table_of(result), as_json=args.json)
+    if not args.json:
+        print(*sentences_of(result), sep="\n")
     return int(any(record.error is not None for record in records))
 
 

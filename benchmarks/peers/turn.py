@@ -108,6 +108,7 @@ class Turn:
 
 
 def fastest(choices: Sequence[Any], seconds: Callable[[Any], float]) -> Any:
-    """Give the choice that takes the least seconds, each tried twice in turn."""
-    trials = [{index: seconds(choice) for index, choice in enumerate(choices)} for _ in range(2)]
-    return choices[min(range(len(choices)), key=lambda index: min(trial[index] for trial in trials))]
+    """Give the choice that takes the least seconds: the three best of a first trial are tried again."""
+    first = [(seconds(choice), index) for index, choice in enumerate(choices)]
+    again = [(min(took, seconds(choices[index])), index) for took, index in sorted(first)[:3]]
+    return choices[min(again)[1]]
