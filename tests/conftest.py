@@ -12,12 +12,12 @@ from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SLOWEST_FILES = (
+    "engine/test_precision.py",
     "integration/test_rollover.py",
     "training/commands/test_old_toolkit.py",
     "training/run/test_several_processes.py",
     "integration/test_malformed_requests.py",
     "training/commands/test_secrets.py",
-    "engine/test_activation_scan.py",
     "integration/test_long_document.py",
     "integration/test_killed_processes.py",
     "integration/test_agreement.py",
@@ -27,8 +27,8 @@ SLOWEST_FILES = (
     "training/run/test_training.py",
     "training/run/test_resuming.py",
     "training/run/test_loss_scaling.py",
+    "engine/test_rehearsal.py",
     "engine/test_onnx_gpu.py",
-    "engine/test_precision.py",
     "server/test_server.py",
 )
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from spanqa.windows import WindowSettings
-from spanqa_build import float16_export
+from spanqa_build import float16_export, onnx_gpu
 from spanqa_build.float16_export import float32_graph
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
@@ -92,10 +92,13 @@ def with_weights(graph, places, model):
     return graph
 
 
-@pytest.fixture
-def exported_once(graph_of, monkeypatch):
+@pytest.fixture(scope="module")
+def exported_once(graph_of):
     """Whatever is exported in float16 comes from `graph_of`."""
-    monkeypatch.setattr(float16_export, "float32_graph", graph_of)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (float16_export, onnx_gpu):
+            patch.setattr(module, "float32_graph", graph_of)
+        yield
 
 
 @pytest.fixture(scope="session")

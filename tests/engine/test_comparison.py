@@ -40,7 +40,7 @@ def asked_once(minilm):
 
 @pytest.fixture(scope="module")
 def comparison(root, minilm, asked_once):
-    return Comparison(minilm[0], read_dataset(root / "data" / "heldout200.json")[:24], asked_once)
+    return Comparison(minilm[0], read_dataset(root / "data" / "heldout200.json")[:12], asked_once)
 
 
 def noisy(asked_once, size):
@@ -66,7 +66,7 @@ def test_the_network_itself_differs_in_nothing(comparison, minilm):
 
 def test_a_worse_network_is_measured_with_an_interval_around_its_loss(comparison, asked_once):
     stage = comparison.of("noisy", noisy(asked_once, 3.0))
-    assert stage.parity.answers_changed > 4
+    assert stage.parity.answers_changed > 2
     assert stage.f1 < comparison.reference.f1
     low, high = stage.f1_difference_95
     assert low <= stage.f1 - comparison.reference.f1 <= high
@@ -78,7 +78,7 @@ def test_a_worse_network_is_measured_with_an_interval_around_its_loss(comparison
     ("limits", "problem"),
     [
         (Limits(max_difference=0.5), "logits differ by up to 3, at most 0.5 are allowed"),
-        (Limits(max_difference=9, answers_changed=0.05), "answers changed, at most 1 are allowed"),
+        (Limits(max_difference=9, answers_changed=0.1), "answers changed, at most 1 are allowed"),
         (Limits(max_difference=9, answers_changed=1.0, f1_loss=0.5), "points, at most 0.5 are allowed"),
     ],
 )
@@ -103,7 +103,7 @@ def test_the_table_has_a_line_for_each_stage(comparison, asked_once):
     stages = [comparison.reference, comparison.of("noisy", noisy(asked_once, 0.5))]
     lines = table_from_stages(stages).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["", "torch float32", "noisy"]
-    assert "of 24" in lines[2]
+    assert "of 12" in lines[2]
 
 
 class Server:
@@ -138,7 +138,7 @@ def test_a_server_that_answers_worse_than_int8_may_fails_the_command_after_the_t
 ):
     monkeypatch.setattr(comparison_module, "QAClient", lambda _url: Server(*minilm, right=right))
     questions = tmp_path / "questions.json"
-    write_squad(read_dataset(root / "data" / "heldout200.json")[:8], questions)
+    write_squad(read_dataset(root / "data" / "heldout200.json")[:5], questions)
     model = str(root / "training" / "checkpoints" / "spanqa-minilm")
     code = main(["build", "-m", model, "--served", "localhost:1", "--data", str(questions), "--quiet"])
     out, err = capsys.readouterr()

@@ -39,10 +39,10 @@ def model_of(layer_norm):
     return SpanModel(
         EncoderConfig(
             vocab_size=30522,
-            hidden_size=64,
+            hidden_size=32,
             num_layers=2,
-            num_heads=2,
-            intermediate_size=128,
+            num_heads=4,
+            intermediate_size=64,
             max_positions=256,
             layer_norm=layer_norm,
         )
@@ -50,7 +50,7 @@ def model_of(layer_norm):
 
 
 @pytest.fixture(scope="module")
-def fused(batches, tmp_path_factory):
+def fused(batches, exported_once, tmp_path_factory):
     """Gives the file of each family's fused float16 network, made once."""
     folder = tmp_path_factory.mktemp("fused")
 
@@ -102,7 +102,7 @@ def test_every_layer_is_fused_and_float16_between_int32_ids_and_float32_logits(l
     assert {value.type.tensor_type.elem_type for value in network.graph.output} == {TensorProto.FLOAT}
 
 
-def test_activations_beyond_float16_are_refused_with_the_other_engine(batches, tmp_path):
+def test_activations_beyond_float16_are_refused_with_the_other_engine(batches, exported_once, tmp_path):
     model = model_of("pre")
     with torch.no_grad():
         model.layers[0].contract.bias[3] = 50_000.0
