@@ -32,8 +32,6 @@ _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "HAYSTACK_TELEMETRY_ENABLED": "False",
-    # For bare_network and bench_setting.
-    "PYTHONPATH": str(SCRIPTS.parent),
 }
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Everyone may use every core, whatever the shell says."""
@@ -140,6 +138,8 @@ def take_turn(python: Path | str, script: str, task: Mapping[str, Any]) -> Outco
         PeerError: It failed, or did not end in time.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _THREADS} | _QUIET
+    # Scripts find bench_setting and bare_network there.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SCRIPTS.parent), environment.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="spanqa-peer-") as folder, (Path(folder) / "said").open("w+") as told:
         file = Path(folder) / "task.json"
         file.write_text(json.dumps(task), "utf-8")
