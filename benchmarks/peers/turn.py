@@ -85,6 +85,7 @@ class Turn:
     def one_by_one(self, ask: Callable[[str, str], Said]) -> list[Said]:
         """Ask each question alone, and time it."""
         said = []
+        self.latencies_ms = []
         began = time.perf_counter()
         for question, context in self.questions:
             asked = time.perf_counter()
