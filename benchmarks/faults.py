@@ -79,7 +79,10 @@ def main() -> int:
     items = [(example.question, example.context) for example in examples]
     verdicts: list[Verdict] = []
 
+    told: list[str] = []
+
     def say(line: str) -> None:
+        told.append(f"{name}: told: {line}")
         if not args.quiet and sys.stderr.isatty():
             tqdm.write(f"  {line}", file=sys.stderr)
 
@@ -101,9 +104,13 @@ def main() -> int:
                 say=say,
             )
             verdicts.append(run(name, setting))
+            if not verdicts[-1].failures:
+                told[:] = [line for line in told if not line.startswith(f"{name}: ")]
             shutil.rmtree(repository)
     result: dict[str, Any] = {"scenarios": [vars(verdict) for verdict in verdicts]}
     print_result({"questions": args.questions, **result}, _table(verdicts), as_json=args.json)
+    for line in told:
+        print(line, file=sys.stderr)
     for verdict in verdicts:
         for failure in verdict.failures:
             print(f"{verdict.name}: {failure}", file=sys.stderr)

@@ -26,8 +26,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-# What Triton calls internal and passes: a process died, a connection ended, /dev/shm had no room for a moment.
-_PASSING_FAULTS = ("stub", "not healthy", "rst_stream", "shared memory pool")
+# What Triton calls internal and passes: a process died, a connection ended, no room in /dev/shm, a sudden stop.
+_PASSING_FAULTS = ("stub", "not healthy", "rst_stream", "shared memory pool", "server not ready")
 _OUR_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.NOT_FOUND: ServerUnavailable,

@@ -170,6 +170,7 @@ def test_nul_and_a_context_beyond_grpcs_default_limit_are_sent_as_they_are(clien
         (grpc.StatusCode.INTERNAL, "Stub process 'question_answering_0_0' is not healthy."),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
         (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'spanqa_1_0_x' to 1048576"),
+        (grpc.StatusCode.INTERNAL, "Model encoder - Error when running inference: Server not ready (fault 1)"),
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
     ],
 )
