@@ -36,7 +36,7 @@ def channel_of(url: str, thread: int) -> grpc.Channel:
     return grpc.insecure_channel(url, options=[*options, ("spanqa.thread", thread)])
 
 
-def _call(target: Target, method: str, content: bytes) -> tuple[bytes, Ended]:
+def _call(target: Target, method: str, content: bytes, *, may_be_cut_off: bool = True) -> tuple[bytes, Ended]:
     channel = channel_of(target.grpc_url, threading.get_ident() % 4)
     try:
         answer = channel.unary_unary(SERVICE + method)(content, timeout=DEADLINE_S)
@@ -45,7 +45,10 @@ def _call(target: Target, method: str, content: bytes) -> tuple[bytes, Ended]:
         code, says = error.code().name, error.details() or ""
         if code == "DEADLINE_EXCEEDED":
             return b"", Ended(how=code, fault=f"no end within {DEADLINE_S:g} s")
-        return b"", Ended(how=code, fault=fault_of(says))
+        # gRPC itself says nothing to whoever calls a method that is not there.
+        if "incomplete string" in says and not may_be_cut_off:
+            return b"", Ended(how=code, fault=f"refused for another sender's text: {says}")
+        return b"", Ended(how=code, fault="" if code == "UNIMPLEMENTED" else fault_of(says))
 
 
 def texts_tensor(*texts: bytes) -> bytes:
@@ -91,7 +94,8 @@ def texts(rng: random.Random, target: Target) -> Ended:
     """A sound request with any texts."""
     entry = rng.choice([contract.QUESTION_ANSWERING, contract.QUESTION_ANSWERING, contract.ENSEMBLE])
     question, context = bytes_of_text(rng) if rng.random() < 0.3 else text_of(rng, 60).encode(), bytes_of_text(rng)
-    answer, ended = _call(target, "ModelInfer", plain_request(rng, entry, question, context).SerializeToString())
+    content = plain_request(rng, entry, question, context).SerializeToString()
+    answer, ended = _call(target, "ModelInfer", content, may_be_cut_off=False)
     if ended.how == "OK":
         return Ended(how="OK", fault=_judged(answer, context))
     if not ended.fault and ended.how not in ("INVALID_ARGUMENT", "UNAVAILABLE"):
