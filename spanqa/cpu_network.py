@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from spanqa import contract
 from spanqa.manifest import Manifest
+from spanqa.openvino_network import OPENVINO_FILE, OpenVinoNetwork, weights_beside
 from spanqa.startup import check_file
 from spanqa.windows import Batch
 
 NETWORK_FILE = "network.onnx"
+NETWORK_FILES = (NETWORK_FILE, OPENVINO_FILE)
+"""What a network's file is called, by what runs it."""
 
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Start and end logits, each `float32 (rows, length)`."""
@@ -61,15 +64,24 @@ def network_path(repository: Path, version: int, manifest: Manifest) -> Path:
     Raises:
         SpanqaError: It is not.
     """
-    path = repository / contract.ENCODER / str(version) / NETWORK_FILE
-    artefact = manifest.artefacts.get(f"{contract.ENCODER}/{NETWORK_FILE}")
-    if artefact:  # none in manifests of version 1
-        check_file(path, artefact, whole=True)
+    folder = repository / contract.ENCODER / str(version)
+    named = [file for file in NETWORK_FILES if f"{contract.ENCODER}/{file}" in manifest.artefacts]
+    if not named:  # manifests of version 1
+        return folder / NETWORK_FILE
+    path = folder / named[0]
+    for file in (path, *weights_beside(path)):
+        check_file(file, manifest.artefacts[f"{contract.ENCODER}/{file.name}"], whole=True)
     return path
 
 
 def load_network(path: Path, *, n_threads: int) -> CpuNetwork:
-    """Load a network from its file for runs of some threads each."""
+    """Load a network for runs of some threads each, in what its file is made for: ONNX Runtime or OpenVINO.
+
+    Raises:
+        SpanqaError: It is OpenVINO's, which is not installed or cannot load it.
+    """
+    if path.suffix == Path(OPENVINO_FILE).suffix:
+        return OpenVinoNetwork(path, n_threads=n_threads)
     return OnnxNetwork(path, n_threads=n_threads)
 
 

@@ -13,6 +13,7 @@ from spanqa import contract
 from spanqa.cuda_gpus import cuda_capabilities_here, cuda_gpus_here
 from spanqa.errors import SpanqaError
 from spanqa.manifest import Artefact, Engine, Gpu, Manifest
+from spanqa.openvino_network import check_openvino
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
 NVIDIA_SMI_TIMEOUT_S = 20.0
@@ -192,7 +193,7 @@ def check_machine(
     torch: Callable[[str], str | None] = torch_fault,
     capabilities: Callable[[], Sequence[tuple[int, int]]] = cuda_capabilities_here,
 ) -> None:
-    """Check that engines can run here: they hold for one kind of GPU and one TensorRT, or need torch.
+    """Check that engines can run here: they hold for one kind of GPU and one TensorRT, or need torch or OpenVINO.
 
     Where the driver does not say what GPUs there are, TensorRT itself decides when it loads them.
 
@@ -208,6 +209,7 @@ def check_machine(
     """
     engine = manifest.engine
     if engine is None:
+        check_openvino(manifest)
         return
     check_not_rehearsed(manifest)
     built_for = engine.gpu

@@ -10,6 +10,7 @@ import numpy as np
 from spanqa.spans import Decoded, Span
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
+from spanqa_build.cpu_gate import Paired
 from spanqa_build.errors import ParityError
 from spanqa_build.parity import Answers, Logits, Network, Parity, answers_from_logits, parity_of
 from spanqa_client.answer import Answer
@@ -87,6 +88,7 @@ class Comparison:
         self._gold = gold_from_examples(examples)
         self._right = self._answers(reference, None)
         self._right_scores = self._scores(self._right)
+        self._differences: dict[str, tuple[list[float], list[float]]] = {}
         self.reference = self._stage("torch float32", self._right, None)
 
     def of(
@@ -108,6 +110,12 @@ class Comparison:
         if limits:
             self.check(stage, limits)
         return stage
+
+    def paired(self, stage: Stage) -> Paired:
+        """Give what a stage that was measured here answers differently, question by question."""
+        exact, f1 = self._differences[stage.name]
+        logit_error = stage.parity.logit_error if stage.parity else 0.0
+        return Paired(questions=self._gold, exact=exact, f1=f1, logit_error=logit_error)
 
     def of_server(self, name: str, url: str) -> Stage:
         """Ask a running server the same questions, and measure what it answers against the reference.
@@ -184,12 +192,13 @@ class Comparison:
         scores = evaluation.scores(self._checkpoint.no_answer_threshold)
         forced: Mapping[str, float] = evaluation.forced_scores()
         exact, f1 = self._scores(answers)
-        differences = [
+        exact_change, f1_change = (
             [after - before for before, after in zip(right, built, strict=True)]
             for right, built in zip(self._right_scores, (exact, f1), strict=True)
-        ]
+        )
+        self._differences[name] = exact_change, f1_change
         # Paired: paragraphs are drawn once for both networks, so only what they answer differently widens it.
-        intervals = bootstrap_intervals(self._gold, *differences)
+        intervals = bootstrap_intervals(self._gold, exact_change, f1_change)
         return Stage(
             name=name,
             parity=parity,

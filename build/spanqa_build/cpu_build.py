@@ -1,4 +1,4 @@
-"""From a model to a repository for CPUs: export, hold every variant against torch, time them, serve the fastest."""
+"""From a model to a repository for CPUs: export, hold every candidate against torch, time them, serve the fastest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from spanqa.manifest import Manifest
 from spanqa.squad import Example
-from spanqa_build.comparison import FLOAT32, INT8, Comparison, Limits, Stage
-from spanqa_build.cpu import CpuNetworks, cpu_networks_from_model
+from spanqa_build.comparison import FLOAT32, Comparison
+from spanqa_build.cpu import cpu_networks_from_model
+from spanqa_build.cpu_candidates import AUTO, Candidate, candidates_from_networks, check_wanted, versions_of
+from spanqa_build.cpu_choice import FASTEST, Judge, preferred
 from spanqa_build.cpu_speed import sampled_batches, windows_per_s
-from spanqa_build.errors import ParityError
 from spanqa_build.parity import Parity, compare, run_onnx, run_torch, session_from_onnx
 from spanqa_build.questions import DEFAULT_DATA, questions_to_check
 from spanqa_build.repository import Network, check_output, manifest_from_checkpoint, write_repository
@@ -26,9 +25,6 @@ from spanqa_training.model import SpanModel
 
 MAX_LOGIT_DIFFERENCE = FLOAT32.max_difference
 PARITY_QUESTIONS = 200
-PRECISIONS = ("auto", "float32", "int8")
-_LIMITS: dict[str, Limits] = {"plain": FLOAT32, "float32": FLOAT32, "int8": INT8}
-"""How far each variant may be from torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +36,9 @@ class CpuBuild:
         model: Its weights.
         name: Its name, for people.
         data: Dataset that the networks are checked on.
-        precision: One of PRECISIONS; auto serves the fastest variant that passes its checks.
+        engine: What runs the network: onnxruntime, openvino, or auto for both, OpenVINO where it is installed.
+        precision: One of cpu_candidates.PRECISIONS; auto for all of them.
+        prefer: Of those that pass, speed serves the fastest, accuracy the most faithful of about the same speed.
         quiet: Whether to hide progress.
     """
 
@@ -48,7 +46,9 @@ class CpuBuild:
     model: SpanModel
     name: str
     data: Path = DEFAULT_DATA
-    precision: str = "auto"
+    engine: str = AUTO
+    precision: str = AUTO
+    prefer: str = FASTEST
     quiet: bool = False
 
     def write(self, output: str | Path) -> Manifest:
@@ -58,11 +58,13 @@ class CpuBuild:
             BuildError: A check failed, or the repository cannot be written.
         """
         check_output(output)
+        check_wanted(self.engine, self.precision)
         examples = questions_to_check(self.data)
         with tempfile.TemporaryDirectory() as scratch:
             self._say("exporting")
             networks = cpu_networks_from_model(self.model, scratch)
-            network = self._chosen(networks, examples)
+            candidates = candidates_from_networks(networks, Path(scratch), engine=self.engine, precision=self.precision)
+            network = self._chosen(candidates, examples)
             manifest = manifest_from_checkpoint(self.checkpoint, network, name=self.name)
             write_repository(output, manifest, self.checkpoint, network)
         return manifest
@@ -71,43 +73,30 @@ class CpuBuild:
         if not self.quiet:
             print(f"{what} ...", file=sys.stderr)
 
-    def _chosen(self, networks: CpuNetworks, examples: Sequence[Example]) -> Network:
+    def _chosen(self, candidates: Sequence[Candidate], examples: Sequence[Example]) -> Network:
         """The network to serve, with what speaks for it."""
         self._say(f"asking torch {len(examples):,} questions")
-        comparison = Comparison(self.checkpoint, examples, partial(run_torch, self.model.eval()), quiet=self.quiet)
-        paths = {"plain": networks.plain, "float32": networks.float32, "int8": networks.int8}
-        if self.precision != "auto":
-            paths = {self.precision: paths[self.precision]}
-        stages = self._passing(paths, comparison)
+        reference = partial(run_torch, self.model.eval())
+        comparison = Comparison(self.checkpoint, examples, reference, quiet=self.quiet)
+        judge = Judge(self.checkpoint, reference, comparison, is_bundled=self.data == DEFAULT_DATA, say=self._say)
+        judged = {candidate.name: judge.judge(candidate) for candidate in candidates}
+        passing = {candidate.name: candidate for candidate in candidates if judged[candidate.name].passes}
         self._say("timing what passed")
-        passing = {name: paths[name] for name in stages}
         speeds = windows_per_s(passing, sampled_batches(comparison.windows))
-        fastest = max(speeds, key=lambda name: speeds[name])
+        errors = {name: judged[name].logit_error for name in passing}
+        chosen = passing[preferred(speeds, errors, self.prefer)]
+        stages = [comparison.reference, *(one.stage for one in judged.values() if one.passes and one.stage)]
         facts: dict[str, Any] = {
-            "onnxruntime": onnxruntime.__version__,
+            **versions_of(candidates),
+            "engine": chosen.engine,
             "checked_on": self.data.name,
-            "stages": [asdict(stage) for stage in (comparison.reference, *stages.values())],
+            "stages": [asdict(stage) for stage in stages],
+            "verdicts": {name: one.reason for name, one in judged.items() if one.reason},
             "windows_per_s": {name: round(speed, 1) for name, speed in speeds.items()},
-            "variant": fastest,
+            "prefer": self.prefer,
+            "variant": chosen.name,
         }
-        return Network(path=paths[fastest], precision="int8" if fastest == "int8" else "float32", facts=facts)
-
-    def _passing(self, paths: dict[str, Path], comparison: Comparison) -> dict[str, Stage]:
-        """The variants that pass; float32 must, int8 only where it is asked for by name."""
-        stages = {}
-        for name, path in paths.items():
-            self._say(f"comparing {name} with torch")
-            stage = comparison.of(name, partial(run_onnx, session_from_onnx(path)), rows_per_batch=1)
-            if name != "int8" or self.precision == "int8":
-                comparison.check(stage, _LIMITS[name])
-            else:
-                try:
-                    comparison.check(stage, _LIMITS[name], remedy="float32 is taken")
-                except ParityError as error:
-                    print(error, file=sys.stderr)
-                    continue
-            stages[name] = stage
-        return stages
+        return Network(path=chosen.path, precision=chosen.precision, facts=facts)
 
 
 def checked_parity(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 from spanqa.windows import Batch, Windows, batch_windows
-from spanqa_build.parity import run_onnx, session_from_onnx
+from spanqa_build.cpu_candidates import Candidate
 
 N_WINDOWS = 120
 """Windows of a round: some seconds for a small network, and enough that lengths average out."""
@@ -27,25 +28,28 @@ def sampled_batches(all_windows: Sequence[Windows], *, n_windows: int = N_WINDOW
     return [batch_windows([row]) for row in rows[::step][:n_windows]]
 
 
-def windows_per_s(networks: Mapping[str, Path], batches: Sequence[Batch]) -> dict[str, float]:
-    """Time networks on all cores.
+def windows_per_s(candidates: Mapping[str, Candidate], batches: Sequence[Batch]) -> dict[str, float]:
+    """Time networks as the CPU encoder runs them under load: side by side, each window on one core.
 
     Args:
-        networks: ONNX files by name.
+        candidates: The networks by name.
         batches: What each is run on.
 
     Returns:
         Windows a second of each: the median of N_ROUNDS rounds. In a round every network runs once, so that a machine
         that slows down slows all of them.
+
+    Raises:
+        ParityError: A network cannot be loaded.
     """
-    sessions = {name: session_from_onnx(path) for name, path in networks.items()}
+    networks = {name: candidate.load(n_threads=1) for name, candidate in candidates.items()}
     n_windows = sum(len(batch.input_ids) for batch in batches)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for number in range(-1, N_ROUNDS):
-        for name, session in sessions.items():
-            started = time.perf_counter()
-            for batch in batches[: 5 if number < 0 else None]:
-                run_onnx(session, batch)
-            if number >= 0:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for number in range(-1, N_ROUNDS):
+            for name, network in networks.items():
+                started = time.perf_counter()
+                list(pool.map(network.run, batches[: 5 if number < 0 else None]))
+                if number >= 0:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - started)
     return {name: n_windows / median(taken) for name, taken in seconds.items()}

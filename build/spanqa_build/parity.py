@@ -40,6 +40,7 @@ class Parity:
         answers_changed: Questions answered differently at the model's threshold: with another span, or with "no
             answer" in place of one or the reverse.
         max_margin_difference: Largest absolute difference of a no-answer margin.
+        logit_error: Root of the mean squared difference of all logits, over the standard deviation of the right ones.
     """
 
     n_questions: int
@@ -49,6 +50,7 @@ class Parity:
     spans_changed: int
     answers_changed: int
     max_margin_difference: float
+    logit_error: float = 0.0
 
     def require(self, *, max_difference: float, answers_changed: int = 0) -> None:
         """Refuse a network that differs more.
@@ -207,7 +209,16 @@ def parity_of(right: Answers, built: Answers, checkpoint: Checkpoint) -> Parity:
             for one, other in pairs
         ),
         max_margin_difference=max(abs(one.no_answer_margin - other.no_answer_margin) for one, other in pairs),
+        logit_error=_logit_error(right.logits, built.logits),
     )
+
+
+def _logit_error(right: Sequence[Logits], built: Sequence[Logits]) -> float:
+    wanted, got = (np.concatenate([part.ravel() for one in logits for part in one]) for logits in (right, built))
+    real = wanted != 0  # what lies beyond a window's end is 0 in both
+    spread = float(wanted[real].std(dtype=np.float64)) if real.any() else 0.0
+    error = float(np.sqrt(np.mean(np.square(wanted[real] - got[real], dtype=np.float64)))) if real.any() else 0.0
+    return error / spread if spread else float(error > 0)
 
 
 def _place(decoded: Decoded) -> tuple[int, int]:

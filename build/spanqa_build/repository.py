@@ -14,6 +14,7 @@ import spanqa
 from spanqa import contract
 from spanqa.errors import SpanqaError
 from spanqa.manifest import MANIFEST_FILE, TORCH, Engine, Manifest, load_manifest
+from spanqa.openvino_network import OPENVINO_FILE
 from spanqa.packing import Packing
 from spanqa.spans import DecodeSettings
 from spanqa.startup import sha256_of, versions_in
@@ -43,8 +44,8 @@ class Network:
     """The network that a CPU serves.
 
     Args:
-        path: An ONNX file.
-        precision: "int8" or "float32".
+        path: An ONNX file, or OpenVINO's graph beside its weights.
+        precision: "int8", "float32" or "bfloat16".
         facts: What the build measured and wants recorded; JSON values.
     """
 
@@ -100,7 +101,7 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetwo
     )
     if isinstance(network, GpuNetworks):
         return replace(manifest, target=network.target, packing=network.packing, engine=network.engine)
-    described = {"file": NETWORK_FILE, "sha256": sha256_of(network.path)}
+    described = {"file": next(iter(_network_files(network.path))), "sha256": sha256_of(network.path)}
     return replace(manifest, encoder={**described, **manifest.encoder})
 
 
@@ -138,10 +139,17 @@ def write_repository(
         warmup = warmup_files(network.warmup)
     else:
         coded = tuple(name for name in contract.MODELS if name != contract.ENSEMBLE)
-        files[f"{contract.ENCODER}/{NETWORK_FILE}"] = network.path
+        files |= {f"{contract.ENCODER}/{name}": path for name, path in _network_files(network.path).items()}
         warmup = {}
     files |= {f"{name}/{CODE_FILE}": _template(name).read_bytes() for name in coded}
     return add_version(folder, manifest, files, warmup)
+
+
+def _network_files(path: Path) -> dict[str, Path]:
+    """The files of a CPU's network under the names that they are served by, the graph first."""
+    if path.suffix == Path(OPENVINO_FILE).suffix:
+        return {str(Path(OPENVINO_FILE).with_suffix(suffix)): path.with_suffix(suffix) for suffix in (".xml", ".bin")}
+    return {NETWORK_FILE: path}
 
 
 def check_output(folder: str | Path, *, rehearsed: bool = False) -> Path:

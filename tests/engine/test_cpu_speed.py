@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from spanqa.windows import WindowMaker
+from spanqa_build.cpu_candidates import Candidate
 from spanqa_build.cpu_speed import sampled_batches, windows_per_s
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
@@ -47,6 +48,10 @@ def network(path, n_products):
     return path
 
 
+def candidate(path, n_products):
+    return Candidate(name=path.stem, path=network(path, n_products), engine="onnxruntime", precision="float32")
+
+
 def test_windows_are_taken_evenly_and_unpadded(windows):
     batches = sampled_batches(windows, n_windows=20)
     assert len(batches) == 20
@@ -56,7 +61,7 @@ def test_windows_are_taken_evenly_and_unpadded(windows):
 
 def test_a_network_with_thirty_times_the_work_is_slower(windows, tmp_path):
     speeds = windows_per_s(
-        {"little": network(tmp_path / "little.onnx", 2), "much": network(tmp_path / "much.onnx", 60)},
+        {"little": candidate(tmp_path / "little.onnx", 2), "much": candidate(tmp_path / "much.onnx", 60)},
         sampled_batches(windows, n_windows=8),
     )
     assert speeds["little"] > 2 * speeds["much"] > 0

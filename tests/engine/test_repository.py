@@ -442,7 +442,7 @@ def test_a_check_as_json_names_versions_and_files(gpu_repository, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--engine", "onnxruntime"], "--engine onnxruntime is for GPUs"),
+        (["--engine", "tensorrt"], "--engine tensorrt is for GPUs"),
         (["--target", "v100", "--precision", "int8"], "--precision int8 is for --target cpu"),
         (["--check", "a", "--rollback", "a"], "not allowed with argument"),
     ],

@@ -13,7 +13,10 @@ from typing import Any
 from spanqa.manifest import TORCH
 from spanqa_build.check import check_repository
 from spanqa_build.comparison import INT8, Comparison, Stage, table_from_stages
-from spanqa_build.cpu_build import PRECISIONS, CpuBuild
+from spanqa_build.cpu_build import CpuBuild
+from spanqa_build.cpu_candidates import ENGINES as CPU_ENGINES
+from spanqa_build.cpu_candidates import PRECISIONS
+from spanqa_build.cpu_choice import PREFERENCES
 from spanqa_build.errors import BuildError
 from spanqa_build.gpu_build import GpuBuild
 from spanqa_build.parity import Parity, run_torch
@@ -42,14 +45,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", choices=(*all_targets(), AUTO), default=CPU, help="what it will run on (default: cpu)"
     )
-    parser.add_argument("--engine", choices=ENGINES, help=f"what runs the network on a GPU (default: {ENGINES[0]})")
+    parser.add_argument(
+        "--engine",
+        choices=tuple(dict.fromkeys((*ENGINES, *CPU_ENGINES))),
+        help=f"what runs the network: on a GPU {', '.join(ENGINES)} (default: {ENGINES[0]}), on a CPU"
+        f" {', '.join(CPU_ENGINES)} (default: the faster, of those that are installed)",
+    )
     parser.add_argument(
         "--device",
         choices=DEVICES,
         help=f"of --engine {TORCH} (default: {DEVICES[0]}); cpu builds the same in float32, to try it without a GPU",
     )
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto takes whichever passes")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="on a CPU; auto serves the fastest that passes"
+        "--prefer",
+        choices=PREFERENCES,
+        default=PREFERENCES[0],
+        help="on a CPU, of the networks that pass: the fastest, or the most faithful within 10 %% of its speed",
     )
     add_data_option(parser)
     only = parser.add_mutually_exclusive_group()
@@ -106,7 +118,8 @@ def _run(args: argparse.Namespace) -> int:
         engine, device = args.engine or ENGINES[0], args.device or DEVICES[0]
         manifest = GpuBuild(**common, target=target, engine=engine, device=device).write(args.output)
     else:
-        manifest = CpuBuild(**common, precision=args.precision).write(args.output)
+        cpu_build = CpuBuild(**common, engine=args.engine or AUTO, precision=args.precision, prefer=args.prefer)
+        manifest = cpu_build.write(args.output)
     report = {"repository": args.output, "target": target.name, **manifest.encoder}
     print(json.dumps(report, indent=2) if args.json else table(report))
     return 0
@@ -115,7 +128,9 @@ def _run(args: argparse.Namespace) -> int:
 def _refuse_beside_a_repository(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name in ("model", "output", "engine", "device") if getattr(args, name)]
     given += [
-        f"--{name}" for name, default in (("target", CPU), ("precision", "auto")) if getattr(args, name) != default
+        f"--{name}"
+        for name, default in (("target", CPU), ("precision", PRECISIONS[0]), ("prefer", PREFERENCES[0]))
+        if getattr(args, name) != default
     ]
     if given:
         what = "--check" if args.check else "--rollback"
@@ -132,14 +147,20 @@ def _refuse_what_means_nothing(args: argparse.Namespace) -> None:
             f"--device {args.device} is of --engine {TORCH}: give --target {', '.join(_GPU_TARGETS)} and"
             f" --engine {TORCH}, or leave --device out"
         )
-    if args.target == CPU and args.engine:
+    if args.target == CPU and args.engine and args.engine not in CPU_ENGINES:
         raise BuildError(f"--engine {args.engine} is for GPUs: name one with --target, or leave --engine out")
+    if args.target != CPU and args.engine and args.engine not in ENGINES:
+        raise BuildError(
+            f"--engine {args.engine} is for --target {CPU}: give {', '.join(ENGINES)}, or leave --engine out"
+        )
     if args.rehearse and (args.target == CPU or args.engine not in (None, ENGINES[0])):
         raise BuildError(
             f"--rehearse is of TensorRT's engines: give --target {', '.join(_GPU_TARGETS)}, and no other --engine"
         )
     if args.target != CPU and args.precision != PRECISIONS[0]:
         raise BuildError(f"--precision {args.precision} is for --target {CPU}: a GPU's network is float16")
+    if args.target != CPU and args.prefer != PREFERENCES[0]:
+        raise BuildError(f"--prefer {args.prefer} is for --target {CPU}: a GPU's network is one")
 
 
 def _rehearse(args: argparse.Namespace, build: GpuBuild) -> int:
@@ -209,7 +230,8 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     for name, speed in report.get("windows_per_s", {}).items():
         chosen = "  served" if name == report["variant"] else ""
-        lines.append(f"{name:<12} {speed:.1f} windows/s{chosen}")
+        lines.append(f"{name:<17} {speed:.1f} windows/s{chosen}")
+    lines += report.get("verdicts", {}).values()
     for engine in report.get("engines", ()):
         fused = ", ".join(engine["fused_attention"]) or "none seen"
         times = ", ".join(f"{ms:.2f} ms at batch {n_rows}" for n_rows, ms in engine["latency_ms"].items())
