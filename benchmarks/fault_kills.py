@@ -29,6 +29,7 @@ KILL_PACE_S = 4.0
 SHORT_CHARS = 1200
 """Contexts up to here fit the ensemble, which takes 16 windows."""
 STOPPED_S = 10.0
+STOPS_S = (1.2, 2.0, 3.0, STOPPED_S)
 RELOAD_S = 30.0
 
 
@@ -160,17 +161,22 @@ def sigterm(setting: Setting, verdict: Verdict) -> None:
 
 
 def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
-    """Each kind of process stopped with SIGSTOP for 10 s, and a roll-over while the main entry's is."""
+    """Processes stopped with SIGSTOP for a while, and a roll-over while the main entry's is for the longest time.
+
+    After a second Triton gives up the requests of such a process, which answers them when it goes on: these answers must
+    not become those of the next requests.
+    """
     with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
-        for model in (contract.ENCODER, contract.QUESTION_ANSWERING):
-            load.wait_for_more()
-            pid = next(stub.pid for stub in server.stubs() if stub.model == model)
-            with stopped(pid, STOPPED_S):
-                if model == contract.QUESTION_ANSWERING:
-                    n_reloads = server.n_reloads
-                    add_same_version(setting.repository)
-                    server.request_reload()
-            load.wait_for_more()
+        for seconds in STOPS_S:
+            for model in (contract.ENCODER, contract.QUESTION_ANSWERING):
+                load.wait_for_more()
+                pid = next(stub.pid for stub in server.stubs() if stub.model == model)
+                with stopped(pid, seconds):
+                    if (seconds, model) == (STOPS_S[-1], contract.QUESTION_ANSWERING):
+                        n_reloads = server.n_reloads
+                        add_same_version(setting.repository)
+                        server.request_reload()
+                load.wait_for_more(100)
         took = wait_until(lambda: server.n_reloads > n_reloads, 60)
         verdict.require(took is not None, "the roll-over never ended")
         verdict.figures["recoveries"] = server.n_recoveries
