@@ -7,6 +7,7 @@
   x TokenizerError: a tokenizer's files
   x SettingsError: settings that contradict each other or the model
   x LogitsError: a network's output that does not fit its windows, or is not finite
+  x OverloadError: a server that has more to do than it takes on; asking again helps
 """
 
 
@@ -15,7 +16,16 @@ class SpanqaError(Exception):
 
 
 class InputError(SpanqaError):
-    """A question, context or option of one request is not acceptable."""
+    """A question, context or option of one request is not acceptable.
+
+    Args:
+        message: The one line.
+        reason: Under which it is counted.
+    """
+
+    def __init__(self, message: str, *, reason: str = "bad_input") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DataError(SpanqaError):
@@ -46,3 +56,16 @@ class SettingsError(SpanqaError):
 
 class LogitsError(SpanqaError):
     """A network's logits do not fit the windows they were computed from."""
+
+
+class OverloadError(SpanqaError):
+    """A server has more to do than it takes on: asking again later helps.
+
+    Args:
+        message: The one line.
+        reason: Under which it is counted.
+    """
+
+    def __init__(self, message: str, *, reason: str = "queue_full") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spanqa import logs
-from spanqa.errors import InputError, SpanqaError
+from spanqa.errors import InputError, OverloadError, SpanqaError
 
 _OUTAGES = ("not healthy", "no available versions", "is not ready", "unavailable", "not found", "shutting down")
 """What Triton says of a model that died or is being loaded again: asking again helps."""
@@ -50,14 +50,17 @@ def error_response(pb_utils: Any, error: Exception, request: Any = None) -> Any:
         request: The request, whose id the log then names beside the fault.
 
     Returns:
-        INVALID_ARG with the sentence for the sender's faults, CANCELLED, UNAVAILABLE while the encoder is away, and
-        INTERNAL with an id for everything else, whose traceback goes to the server's log under that id.
+        INVALID_ARG with the sentence for the sender's faults, CANCELLED, UNAVAILABLE while there is too much to do or
+        the encoder is away, and INTERNAL with an id for everything else, whose traceback goes to the server's log under
+        that id.
     """
     codes = pb_utils.TritonError
     if isinstance(error, InputError):
         answer = codes(str(error), codes.INVALID_ARG)
     elif isinstance(error, CancelledError):
         answer = codes(str(error), codes.CANCELLED)
+    elif isinstance(error, OverloadError):
+        answer = codes(str(error), codes.UNAVAILABLE)
     elif isinstance(error, EncoderError) and error.outage:
         answer = codes(f"the encoder is away for a moment ({error}): ask again", codes.UNAVAILABLE)
     else:

@@ -98,7 +98,8 @@ class Manifest:
         decode: The model's decoding defaults.
         packing: How windows are grouped into encoder calls.
         engine: How the encoders run; None for the one that takes every length, on a CPU in ONNX Runtime.
-        max_context_bytes: Longest context accepted, in UTF-8 bytes.
+        max_context_bytes: Longest context accepted, in UTF-8 bytes, of a repository built when it was no parameter of
+            the configuration; None of later ones.
         encoder: The network: its precision, what the build measured of it (parity, accuracy), and whatever else.
         model: The checkpoint's name and provenance.
         versions: Versions of the programs that built it.
@@ -112,7 +113,7 @@ class Manifest:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     packing: Packing = field(default_factory=Packing)
     engine: Engine | None = None
-    max_context_bytes: int = contract.DEFAULT_MAX_CONTEXT_BYTES
+    max_context_bytes: int | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -127,7 +128,7 @@ class Manifest:
                 "add a bucket of that length"
             )
         limit = self.max_context_bytes
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < MIN_CONTEXT_BYTES:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < MIN_CONTEXT_BYTES):
             raise SettingsError(
                 f"max_context_bytes is {limit!r}: give a whole number of bytes, {MIN_CONTEXT_BYTES} or more"
             )
@@ -142,6 +143,8 @@ class Manifest:
 def manifest_json(manifest: Manifest) -> str:
     """The manifest as the text of its file, sealed: a change of it shows."""
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
+    if manifest.max_context_bytes is None:
+        del document["max_context_bytes"]
     document[SEAL] = _seal(json.loads(json.dumps(document, allow_nan=False)))
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from spanqa import contract
 from spanqa.cuda_gpus import cuda_capabilities_here, cuda_gpus_here
 from spanqa.errors import SpanqaError
+from spanqa.limits import CONFIG_FILE, NAMES, config_artefact
 from spanqa.manifest import Artefact, Engine, Gpu, Manifest
 from spanqa.openvino_network import check_openvino
 
@@ -85,7 +86,23 @@ def check_files(repository: Path, version: int, manifest: Manifest, *, whole: Co
         check_file(artefact_path(repository, name, version), artefact, whole=name in whole)
     if version == versions_in(repository / contract.QUESTION_ANSWERING)[-1]:
         for name, artefact in manifest.configs.items():
-            check_file(repository / name, artefact, whole=True)
+            _check_config(repository / name, artefact)
+
+
+def _check_config(path: Path, artefact: Artefact) -> None:
+    """Check a configuration or a file of its warm-up; the values of the limits are the operator's."""
+    if path.name != CONFIG_FILE:
+        check_file(path, artefact, whole=True)
+        return
+    try:
+        found = config_artefact(path)
+    except OSError as error:
+        raise SpanqaError(f"{path}: cannot be read: {error.strerror}: build the repository again") from error
+    if found != artefact:
+        raise SpanqaError(
+            f"{path}: was altered, in more than the values of its limits ({', '.join(NAMES)}): build the repository "
+            "again"
+        )
 
 
 def check_served(repository: Path, version: int, manifest: Manifest) -> None:

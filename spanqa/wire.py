@@ -42,12 +42,15 @@ class Question:
     options: Options
 
 
-def read_questions(tensors: Mapping[str, NDArray[Any] | None], manifest: Manifest) -> list[Question]:
+def read_questions(
+    tensors: Mapping[str, NDArray[Any] | None], manifest: Manifest, max_context_bytes: int
+) -> list[Question]:
     """Read the rows of one request.
 
     Args:
         tensors: Input arrays by name, each `(n_rows, 1)`; None or absent for an optional one that was not sent.
-        manifest: The model's defaults and limits.
+        manifest: The model's defaults.
+        max_context_bytes: Longest question and longest context, in UTF-8 bytes.
 
     Raises:
         InputError: Naming the row (from 0) where there are several, what was got and what is allowed.
@@ -61,8 +64,8 @@ def read_questions(tensors: Mapping[str, NDArray[Any] | None], manifest: Manifes
         try:
             rows.append(
                 Question(
-                    question=_text(question, contract.QUESTION.name, manifest.max_context_bytes),
-                    context=_text(context, contract.CONTEXT.name, manifest.max_context_bytes),
+                    question=_text(question, contract.QUESTION.name, max_context_bytes),
+                    context=_text(context, contract.CONTEXT.name, max_context_bytes),
                     options=read_options(tensors, manifest, row),
                 )
             )
@@ -73,7 +76,7 @@ def read_questions(tensors: Mapping[str, NDArray[Any] | None], manifest: Manifes
 
 def named_row(error: Exception, row: int, n_rows: int) -> InputError:
     """The same error, saying which row of its request it is about where there are several."""
-    return InputError(f"row {row}: {error}" if n_rows > 1 else str(error))
+    return InputError(f"row {row}: {error}" if n_rows > 1 else str(error), reason=getattr(error, "reason", "bad_input"))
 
 
 def read_options(tensors: Mapping[str, NDArray[Any] | None], manifest: Manifest, row: int) -> Options:
@@ -185,7 +188,7 @@ def _text(value: bytes, name: str, limit_bytes: int) -> str:
     if len(value) > limit_bytes:
         raise InputError(
             f"{name} has {len(value):,} bytes, at most {limit_bytes:,} are allowed: split the text, or raise "
-            "max_context_bytes in the repository's manifest"
+            "max_context_bytes in the model's config.pbtxt"
         )
     try:
         return value.decode("utf-8")

@@ -11,10 +11,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa import contract
 from spanqa.contract import Tensor
+from spanqa.limits import Limits, limits_from_config
 from spanqa.manifest import Engine, Manifest
 from spanqa.packing import Bucket
 
-CONFIG_FILE = "config.pbtxt"
 TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32, "BOOL": pb.TYPE_BOOL}
 TENSORRT = "tensorrt_plan"
 ONNXRUNTIME = "onnxruntime_onnx"
@@ -55,38 +55,66 @@ _BATCHED = frozenset(
 """Tensors whose first dimension is a row: in models without batching it is part of their shape."""
 
 
-def config_texts(manifest: Manifest, *, version: int = 1) -> dict[str, str]:
+def config_texts(manifest: Manifest, limits: Limits | None = None, *, version: int = 1) -> dict[str, str]:
     """Make the text of each model's config.pbtxt.
 
     Args:
         manifest: The repository's settings.
+        limits: What its entries take on; the defaults where none are given.
         version: The version that they are for: the ensemble's stages are of one build.
 
     Returns:
         Text by model name.
     """
+    limits = limits or Limits()
     configs = [
-        _python_config(_PREPROCESS, max_batch_size=0, n_instances=1),
+        _preprocess_config(limits),
         *_encoder_configs(manifest),
         _python_config(_POSTPROCESS, max_batch_size=0, n_instances=1),
         _ensemble_config(manifest, version),
-        _main_config(manifest),
+        _main_config(manifest, limits),
     ]
     for config in configs:
         config.version_policy.latest.num_versions = 1
     return {config.name: text_format.MessageToString(config) for config in configs}
 
 
-def _main_config(manifest: Manifest) -> pb.ModelConfig:
+def limits_from_text(text: str, manifest: Manifest) -> Limits:
+    """Read the limits from the text of the main entry's configuration.
+
+    Args:
+        text: Of its config.pbtxt.
+        manifest: Has the longest context of repositories that were built when it was no parameter.
+
+    Raises:
+        ParseError: If it is no configuration.
+        SettingsError: If a limit is none.
+    """
+    config = text_format.Parse(text, pb.ModelConfig())
+    values = {name: {"string_value": value.string_value} for name, value in config.parameters.items()}
+    return limits_from_config(json.dumps({"parameters": values}), manifest)
+
+
+def _preprocess_config(limits: Limits) -> pb.ModelConfig:
+    config = _python_config(_PREPROCESS, max_batch_size=0, n_instances=1)
+    config.parameters["max_context_bytes"].string_value = str(limits.max_context_bytes)
+    return config
+
+
+def _main_config(manifest: Manifest, limits: Limits) -> pb.ModelConfig:
     config = _python_config(
         _Step(model=contract.QUESTION_ANSWERING, inputs=contract.INPUTS, outputs=contract.OUTPUTS),
         max_batch_size=MAX_QUESTIONS,
-        n_instances=2,  # one reads and decodes while the encoder works for the other
+        # On a CPU one process has a worker for each core. Of two beside a GPU one reads and decodes while the encoders
+        # work for the other.
+        n_instances=1 if manifest.engine is None and not manifest.packing.buckets else 2,
     )
     config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED_REQUESTS
     # For people who read a configuration: no client does, as only the version that answers knows its own.
     config.parameters["no_answer_threshold"].string_value = repr(manifest.decode.no_answer_threshold)
     config.parameters["max_answer_tokens"].string_value = str(manifest.decode.max_answer_tokens)
+    for name, value in limits.parameters().items():
+        config.parameters[name].string_value = str(value)
     if manifest.packing.buckets:
         table = json.dumps([asdict(bucket) for bucket in manifest.packing.buckets])
         config.parameters["buckets"].string_value = table

@@ -14,9 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from spanqa import contract
+from spanqa.limits import CONFIG_FILE
 from spanqa.manifest import TORCH, Engine, Manifest
 from spanqa.packing import Bucket
-from spanqa_build.configs import CONFIG_FILE, ONNXRUNTIME, OPEN, PROFILE, TENSORRT, TYPES
+from spanqa_build.configs import ONNXRUNTIME, OPEN, PROFILE, TENSORRT, TYPES
 from spanqa_build.errors import RepositoryError
 from spanqa_build.warmup import WARMUP_FOLDER
 

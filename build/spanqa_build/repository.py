@@ -13,7 +13,7 @@ from typing import Any
 import spanqa
 from spanqa import contract
 from spanqa.errors import SpanqaError
-from spanqa.manifest import MANIFEST_FILE, TORCH, Engine, Manifest, load_manifest
+from spanqa.manifest import MANIFEST_FILE, TORCH, Engine, Manifest
 from spanqa.openvino_network import OPENVINO_FILE
 from spanqa.packing import Packing
 from spanqa.spans import DecodeSettings
@@ -125,7 +125,6 @@ def write_repository(
         RepositoryError: If the target is something else or cannot be written.
     """
     folder = check_output(folder, rehearsed=bool(manifest.engine and manifest.engine.rehearsed))
-    manifest = replace(manifest, max_context_bytes=_kept_limit(folder, manifest))
     files: dict[str, Path | bytes] = {
         f"{contract.QUESTION_ANSWERING}/{TOKENIZER_FILE}": checkpoint.tokenizer_json.encode()
     }
@@ -192,21 +191,6 @@ def _is_ours(folder: Path) -> bool:
         not any(folder.iterdir())
         or any((entry / str(version) / MANIFEST_FILE).is_file() for version in versions_in(entry))
     )
-
-
-def _kept_limit(folder: Path, manifest: Manifest) -> int:
-    """The longest context, as people set it in the newest version: it is the server's, not the build's."""
-    newest = _newest_manifest(folder)
-    return newest.max_context_bytes if newest else manifest.max_context_bytes
-
-
-def _newest_manifest(folder: Path) -> Manifest | None:
-    """The manifest of the newest version; None where there is none, or a damaged one, which a build mends."""
-    versions = versions_in(folder / contract.QUESTION_ANSWERING)
-    try:
-        return load_manifest(folder / contract.QUESTION_ANSWERING / str(versions[-1]))
-    except (IndexError, SpanqaError):
-        return None
 
 
 def _is_rehearsed(folder: Path) -> bool | None:

@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from google.protobuf import text_format
+
 from spanqa import contract
+from spanqa.errors import SpanqaError
 from spanqa.folder_swap import sole_writer, swap_folder
-from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, manifest_json
+from spanqa.limits import CONFIG_FILE, Limits, config_artefact
+from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, load_manifest, manifest_json
 from spanqa.startup import artefact_path, sha256_of, versions_in
-from spanqa_build.configs import CONFIG_FILE, config_texts
+from spanqa_build.configs import config_texts, limits_from_text
 from spanqa_build.errors import RepositoryError
 from spanqa_build.gpu_config_check import check_gpu_configs
 from spanqa_build.warmup import WARMUP_FOLDER
@@ -57,6 +61,8 @@ def _swap_version_in(
     older = versions_in(folder / contract.QUESTION_ANSWERING)[-n_kept:]
     version = max(older, default=0) + 1
 
+    limits = _kept_limits(folder)
+
     def write(new: Path) -> None:
         for model in manifest.models:
             (new / model / str(version)).mkdir(parents=True)
@@ -64,7 +70,7 @@ def _swap_version_in(
         _put_files(new, version, files, linkable=folder)
         for name, content in warmup.items():
             _put(new / name, content)
-        seal_version(new, version, manifest)
+        seal_version(new, version, manifest, limits)
         for kept in reversed(older):
             _keep_version(folder, new, kept)
         for model in own:
@@ -75,7 +81,7 @@ def _swap_version_in(
     return version
 
 
-def seal_version(folder: Path, version: int, manifest: Manifest) -> None:
+def seal_version(folder: Path, version: int, manifest: Manifest, limits: Limits | None = None) -> None:
     """Write the configurations and the manifest of a version whose files are in place.
 
     It is also what a source tree's repository needs after a change of its model.py files.
@@ -84,11 +90,12 @@ def seal_version(folder: Path, version: int, manifest: Manifest) -> None:
         folder: The repository.
         version: The version; its configurations become the repository's.
         manifest: Its settings; what its files are is filled in here.
+        limits: What its entries take on; the defaults where none are given.
 
     Raises:
         RepositoryError: If Triton could not serve the configurations on a GPU.
     """
-    for model, text in config_texts(manifest, version=version).items():
+    for model, text in config_texts(manifest, limits, version=version).items():
         _put(folder / model / CONFIG_FILE, text.encode())
     check_gpu_configs(folder, manifest)
     artefacts, configs = {}, {}
@@ -97,10 +104,22 @@ def seal_version(folder: Path, version: int, manifest: Manifest) -> None:
             if path.name != MANIFEST_FILE:
                 artefacts[f"{model}/{path.name}"] = _artefact(path)
         for path in (folder / model / CONFIG_FILE, *sorted((folder / model / WARMUP_FOLDER).glob("*"))):
-            configs[str(path.relative_to(folder))] = _artefact(path)
-    sealed = replace(manifest, artefacts=artefacts, configs=configs)
+            configs[str(path.relative_to(folder))] = (
+                config_artefact(path) if path.name == CONFIG_FILE else _artefact(path)
+            )
+    sealed = replace(manifest, artefacts=artefacts, configs=configs, max_context_bytes=None)
     path = artefact_path(folder, f"{contract.QUESTION_ANSWERING}/{MANIFEST_FILE}", version)
     _put(path, manifest_json(sealed).encode())
+
+
+def _kept_limits(folder: Path) -> Limits | None:
+    """The limits as people set them beside the newest version: they are the server's, not the build's."""
+    entry = folder / contract.QUESTION_ANSWERING
+    try:
+        manifest = load_manifest(entry / str(versions_in(entry)[-1]))
+        return limits_from_text((entry / CONFIG_FILE).read_text(encoding="utf-8"), manifest)
+    except (IndexError, OSError, text_format.ParseError, SpanqaError):
+        return None  # a damaged version, which a build mends
 
 
 def _put_files(new: Path, version: int, files: Mapping[str, Path | bytes], *, linkable: Path) -> None:

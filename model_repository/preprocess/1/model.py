@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from spanqa import contract
 from spanqa.errors import InputError
 from spanqa.guard import guarded
+from spanqa.limits import limits_from_config
 from spanqa.manifest import load_served_tokenizer
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa.wire import read_questions
@@ -23,6 +24,7 @@ class TritonPythonModel:
         """Load the tokenizer that the repository keeps at question_answering."""
         folder = Path(args["model_repository"]).parent / contract.QUESTION_ANSWERING / args["model_version"]
         self._manifest, tokenizer = load_served_tokenizer(folder)
+        self._limits = limits_from_config(args["model_config"], self._manifest)
         self._maker = WindowMaker(tokenizer, self._manifest.windows)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -31,7 +33,7 @@ class TritonPythonModel:
 
     def _windows(self, request: Any) -> list[Any]:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        (row,) = read_questions(inputs, self._manifest)
+        (row,) = read_questions(inputs, self._manifest, self._limits.max_context_bytes)
         windows = self._maker.windows(row.question, row.context)
         packing = self._manifest.packing
         most = packing.ensemble_rows

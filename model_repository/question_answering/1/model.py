@@ -1,165 +1,111 @@
-"""The main entry: questions about texts of any length, routed window by window to the encoder."""
+"""The main entry: questions about texts of any length, their windows routed one by one to the network."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from spanqa import contract
-from spanqa.errors import InputError
-from spanqa.guard import CancelledError, EncoderError, error_response, is_outage
+from spanqa.answering import Answering
+from spanqa.cpu_network import CpuEncoder, Logits, network_path
+from spanqa.guard import EncoderError, error_response, is_outage
+from spanqa.limits import Limits, limits_from_config
 from spanqa.manifest import Manifest, load_served_tokenizer
-from spanqa.memory import release_free_memory
-from spanqa.routing import Call, Logits, packed_calls
+from spanqa.schedule import Call
 from spanqa.startup import check_served
-from spanqa.tokenization import Pieces
-from spanqa.windows import WindowMaker, Windows
-from spanqa.wire import Question, decode_question, named_row, read_questions, response_tensors
+from spanqa.telemetry import Telemetry
+from spanqa.windows import Batch
+from spanqa.wire import Question, read_questions
 
-MANY_WINDOWS = 128
-"""Windows of a batch from which on its memory is worth giving back: it takes milliseconds, their encoding seconds."""
+MICROSECONDS = 1e6
 
 
 class TritonPythonModel:
-    """Takes a batch of requests: windows of all of them are packed together, every request is answered for itself."""
+    """Hands requests to the workers and returns: each is answered by its response sender when it is done."""
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the manifest and the tokenizer beside this file, and check all that will be served."""
-        folder = Path(args["model_repository"])
-        self._version = int(args["model_version"])
+        # A text is tokenised in a millisecond: on all cores it would only take them from the network.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        folder, self._version = Path(args["model_repository"]), int(args["model_version"])
         self._manifest, tokenizer = load_served_tokenizer(folder / str(self._version))
         check_served(folder.parent, self._version, self._manifest)
-        self._maker = WindowMaker(tokenizer, self._manifest.windows)
-        self._pool = ThreadPoolExecutor(self._manifest.packing.calls_in_flight)
+        self._limits = limits_from_config(args["model_config"], self._manifest)
+        packing, n_workers = self._manifest.packing, self._manifest.packing.calls_in_flight
+        self._local: CpuEncoder | None = None
+        if self._manifest.engine is None and not packing.buckets:
+            # On a CPU a trip to another process costs more than it brings: the network runs in this one.
+            self._local = CpuEncoder(network_path(folder.parent, self._version, self._manifest))
+            packing, n_workers = replace(packing, rows_per_call=1), self._local.n_cores
+        self._telemetry = Telemetry(pb_utils, args["model_name"], self._version)
+        self._answering = Answering(
+            self._manifest,
+            tokenizer,
+            self._limits,
+            self._encode,
+            packing=packing,
+            n_workers=n_workers,
+            telemetry=self._telemetry,
+        )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests, in order; a fault of one is its own."""
-        jobs = [_Job(request) for request in requests]
-        for job in jobs:
-            job.guard(lambda job=job: job.read(self._manifest))
-        pieces: dict[str, Pieces] = {}
-        texts = [text for job in jobs for row in job.rows for text in (row.question, row.context)]
-        try:
-            pieces = self._maker.pieces(texts)
-        except Exception as error:  # not seen with valid UTF-8; were it to happen, no request may hang for it
-            for job in jobs:
-                job.fail(error)
-        for job in jobs:
-            job.guard(lambda job=job: job.cut(self._maker, pieces))
-        sound = [job for job in jobs if job.error is None]
-        if sound:
-            self._route(sound)
-        for job in sound:
-            job.guard(lambda job=job: job.answer(self._manifest))
-        responses = [job.response() for job in jobs]
-        if sum(len(windows) for job in jobs for windows in job.windows) > MANY_WINDOWS:
-            jobs.clear()
-            sound.clear()
-            pieces.clear()
-            texts.clear()
-            release_free_memory()
-        return responses
+    def execute(self, requests: list[Any]) -> None:
+        """Take the requests in; a fault of one is its own."""
+        self._answering.take_in([_Request(request, self._manifest, self._limits) for request in requests])
 
     def finalize(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
+        """Answer what was accepted, and end the threads."""
+        self._answering.close()
+        self._telemetry.close()
+        if self._local:
+            self._local.close()
 
-    def _route(self, jobs: list[_Job]) -> None:
-        """Run the windows of all jobs through the encoder; a failing call fails the jobs with windows in it."""
-        owners = [(job, row) for job in jobs for row in range(len(job.windows))]
-        logits = Logits([job.windows[row] for job, row in owners])
-        for place, (job, _) in enumerate(owners):
-            job.places.append(place)
-            job.logits = logits
-
-        def run(call: Call) -> None:
-            concerned = {id(owners[place][0]): owners[place][0] for place, _ in call.rows}.values()
-            for job in concerned:
-                job.guard(job.check_cancelled)
-            if all(job.error for job in concerned):
-                return
-            try:
-                _encode(logits, call, self._version)
-            except Exception as error:  # every fault is told to whom it concerns
-                for job in concerned:
-                    job.fail(error)
-
-        calls = packed_calls([job.windows[row] for job, row in owners], self._manifest.packing)
-        if len(calls) == 1:
-            run(calls[0])  # most often: no thread to wake, which a question asked alone would feel
-        else:
-            list(self._pool.map(run, calls))
+    def _encode(self, batch: Batch, call: Call) -> Logits:
+        if self._local:
+            return self._local.run(batch, alone=call.is_alone)
+        model = call.bucket.model if call.bucket else contract.ENCODER
+        return _asked(model, self._version, batch)
 
 
-class _Job:
-    """One request on its way: its rows, their windows, and the first error that ended it."""
+class _Request:
+    """One request and the way to answer it."""
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
-        self.error: Exception | None = None
-        self.rows: list[Question] = []
-        self.windows: list[Windows] = []
-        self.places: list[int] = []
-        self.logits: Logits | None = None
-        self._tensors: list[Any] = []
+    def __init__(self, request: Any, manifest: Manifest, limits: Limits) -> None:
+        self._request, self._sender = request, request.get_response_sender()
+        self._manifest, self._limits = manifest, limits
+        self.timeout_s = (request.timeout() or float("inf")) / MICROSECONDS
 
-    def guard(self, step: Any) -> None:
-        """Run a step unless an earlier one failed; keep its error."""
-        if self.error is None:
-            try:
-                step()
-            except Exception as error:  # every fault is told to whom it concerns
-                self.error = error
-
-    def fail(self, error: Exception) -> None:
-        """Keep the first error."""
-        self.error = self.error or error
-
-    def check_cancelled(self) -> None:
-        if self._request.is_cancelled():
-            raise CancelledError("the request was cancelled by its sender")
-
-    def read(self, manifest: Manifest) -> None:
+    def read(self) -> list[Question]:
+        """Read its rows."""
         inputs = {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
-        self.rows = read_questions(inputs, manifest)
+        return read_questions(inputs, self._manifest, self._limits.max_context_bytes)
 
-    def cut(self, maker: WindowMaker, pieces: dict[str, Pieces]) -> None:
-        for row, question in enumerate(self.rows):
-            try:
-                self.windows.append(maker.cut(pieces[question.question], pieces[question.context]))
-            except InputError as error:
-                raise named_row(error, row, len(self.rows)) from error
+    def is_cancelled(self) -> bool:
+        """Ask Triton whether its sender has given up."""
+        return bool(self._request.is_cancelled())
 
-    def answer(self, manifest: Manifest) -> None:
-        decoded = []
-        for row, (question, windows) in enumerate(zip(self.rows, self.windows, strict=True)):
-            try:
-                start, end = self.logits.of(self.places[row])  # type: ignore[union-attr]
-                decoded.append(decode_question(windows, question.context, question.options, start, end, manifest))
-            except InputError as error:
-                raise named_row(error, row, len(self.rows)) from error
-        tensors = response_tensors(
-            decoded,
-            [question.options.no_answer_threshold for question in self.rows],
-            [windows.question_truncated for windows in self.windows],
-        )
-        self._tensors = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+    def respond(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Answer it."""
+        made = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+        self._send(pb_utils.InferenceResponse(output_tensors=made))
 
-    def response(self) -> Any:
-        if self.error is not None:
-            return error_response(pb_utils, self.error)
-        return pb_utils.InferenceResponse(output_tensors=self._tensors)
+    def refuse(self, error: Exception) -> None:
+        """Answer it with an error."""
+        self._send(error_response(pb_utils, error, self._request))
+
+    def _send(self, response: Any) -> None:
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _encode(logits: Logits, call: Call, version: int) -> None:
-    """Have the encoder of the same build answer: while a new version is rolled in, both are there."""
-    batch = logits.batch(call)
+def _asked(model: str, version: int, batch: Batch) -> Logits:
+    """Have an encoder of the same build answer: while a new version is rolled in, both are there."""
     arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
     request = pb_utils.InferenceRequest(
-        model_name=call.model,
+        model_name=model,
         model_version=version,
         requested_output_names=[tensor.name for tensor in contract.ENCODER_OUTPUTS],
         inputs=[
@@ -172,11 +118,13 @@ def _encode(logits: Logits, call: Call, version: int) -> None:
     if response.has_error():
         message = response.error().message()
         raise EncoderError(message, outage=is_outage(message))
-    tensors = [pb_utils.get_output_tensor_by_name(response, tensor.name) for tensor in contract.ENCODER_OUTPUTS]
-    if not all(tensor.is_cpu() for tensor in tensors):
+    start_logits, end_logits = (
+        pb_utils.get_output_tensor_by_name(response, tensor.name) for tensor in contract.ENCODER_OUTPUTS
+    )
+    if not (start_logits.is_cpu() and end_logits.is_cpu()):
         raise EncoderError(
-            f"{call.model} left its logits in GPU memory though CPU memory was asked for: serve with the release of "
+            f"{model} left its logits in GPU memory though CPU memory was asked for: serve with the release of "
             "Triton that the repository's target names",
             outage=False,
         )
-    logits.fill(call, *(tensor.as_numpy() for tensor in tensors))
+    return start_logits.as_numpy(), end_logits.as_numpy()
