@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +16,7 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from spanqa import contract
+from spanqa.telemetry import TOKENS
 from spanqa_server.errors import ServerLostError
 
 CANARY_QUESTION = "Where does the ferry leave from?"
@@ -23,6 +26,7 @@ LOAD_TIMEOUT_S = 60.0
 POLL_S = 0.05
 BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = [
     # A proxy of the environment has no business between two processes of one machine.
     ("grpc.enable_http_proxy", 0),
@@ -68,9 +72,11 @@ class Control:
         url: Host and port of the gRPC endpoint.
         headers: What Triton asks of whoever administers it.
         stopping: Set when the server is to stop: no load is waited for any longer.
+        metrics_url: Host and port of the metrics endpoint.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], stopping: threading.Event) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], stopping: threading.Event, metrics_url: str) -> None:
+        self._metrics_url = f"http://{metrics_url}/metrics"
         self._client = grpc_client.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
         self._headers = dict(headers)
         self._stopping = stopping
@@ -113,6 +119,15 @@ class Control:
         except InferenceServerException:
             return {}
         return {model.name: model.inference_stats.success.count for model in statistics.model_stats}
+
+    def n_tokens_read(self) -> int:
+        """Return how many tokens the network has read, as the main entry counts them; 0 where nothing says so."""
+        try:
+            with _NO_PROXY.open(self._metrics_url, timeout=CALL_TIMEOUT_S) as response:
+                text = response.read().decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            return 0
+        return sum(int(float(line.rpartition(" ")[2])) for line in text.splitlines() if line.startswith(TOKENS + "{"))
 
     def states(self) -> dict[tuple[str, int], str]:
         """Return the state, such as READY or UNLOADING, of each version of each model; version 0 where it has none.

@@ -21,11 +21,13 @@ from spanqa_server.rollover import ready_versions, roll_over
 from spanqa_server.settings import ServerSettings
 from spanqa_server.shared_memory import RUN_FOLDER_PREFIX, RegionPrefix, sweep
 from spanqa_server.view import View
-from spanqa_server.watch import Watch
+from spanqa_server.watch import Loss, Watch
 
 POLL_S = 0.1
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 600.0
+USEFUL_S = 2.0
+"""A Triton that answered so long before one of its processes died was no failed start: the next is not counted."""
 VIEW = "model_repository"
 
 
@@ -61,6 +63,7 @@ class Supervisor(threading.Thread):
         self._models = models
         self._tell = report
         self._restarts: deque[float] = deque()
+        self._ready_at = 0.0
 
     @property
     def triton_pid(self) -> int:
@@ -96,12 +99,12 @@ class Supervisor(threading.Thread):
                 self._settings, self._triton, self._models, self._view, run_folder, self._regions
             )
             try:
-                cause = self._run_once(is_first=n_run == 0)
+                loss = self._run_once(is_first=n_run == 0)
             finally:
                 self._process.kill()
                 shutil.rmtree(run_folder, ignore_errors=True)
-            if cause is not None:
-                self._count_restart(cause)
+            if loss is not None:
+                self._count_restart(loss)
             n_run += 1
 
     def _report(self, line: str) -> None:
@@ -118,23 +121,25 @@ class Supervisor(threading.Thread):
             )
         self._view.show(self._models)
 
-    def _run_once(self, *, is_first: bool) -> str | None:
+    def _run_once(self, *, is_first: bool) -> Loss | None:
         """Wait until the started Triton answers, keep it answering, and stop it when asked to.
 
         Returns:
             Why it must be started anew, or None where it was stopped.
         """
         url = self._settings.url(self._settings.grpc_port)
-        with Control(url, self._process.administration_headers, self.stopping) as control:
+        metrics_url = self._settings.url(self._settings.metrics_port)
+        with Control(url, self._process.administration_headers, self.stopping, metrics_url) as control:
             try:
                 self._wait_until_ready(control)
             except ServerError as error:
                 if is_first:
                     raise
-                return str(error)
+                return Loss(cause=str(error), is_death=False)
             if self.stopping.is_set():
                 return None
             self.ready.set()
+            self._ready_at = time.monotonic()
             if not is_first:
                 self.n_recoveries += 1
                 self._report("Triton runs again")
@@ -168,9 +173,12 @@ class Supervisor(threading.Thread):
         lines = [line for line in self._process.log().splitlines() if line.strip()]
         return f"{sentence}; its last words: {lines[-1].strip()}" if lines else f"{sentence} without a word"
 
-    def _count_restart(self, cause: str) -> None:
-        """Allow another start of Triton, unless there have been too many of late."""
-        now = time.monotonic()
+    def _count_restart(self, loss: Loss) -> None:
+        """Allow another start of Triton, unless too many of late have come to nothing."""
+        now, cause = time.monotonic(), loss.cause
+        if loss.is_death and now - self._ready_at > USEFUL_S:
+            self._report(f"{cause}: starting Triton anew")
+            return
         self._restarts.append(now)
         while now - self._restarts[0] > RESTART_WINDOW_S:
             self._restarts.popleft()
@@ -181,7 +189,7 @@ class Supervisor(threading.Thread):
             )
         self._report(f"{cause}: starting it anew")
 
-    def _watch(self, control: Control) -> str | None:
+    def _watch(self, control: Control) -> Loss | None:
         watch = Watch(
             self._process, control, self._settings, self._report, has_build=lambda: self._view.has(self._models)
         )
@@ -189,11 +197,11 @@ class Supervisor(threading.Thread):
             while not self.stopping.wait(POLL_S):
                 self._process.attend_log()
                 if not self._process.is_running():
-                    return self._with_log(self._process.end_sentence())
-                cause = watch.look()
+                    return Loss(cause=self._with_log(self._process.end_sentence()), is_death=True)
+                loss = watch.look()
                 self.n_recoveries += watch.take_recoveries()
-                if cause and not self.stopping.is_set():
-                    return cause
+                if loss and not self.stopping.is_set():
+                    return loss
                 if self.reloading.is_set():
                     self._reload(control)
                     watch.rescan()

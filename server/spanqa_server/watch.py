@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from spanqa import contract
 from spanqa_server.control import CanaryAnswer, Control
 from spanqa_server.errors import ServerLostError
 from spanqa_server.launch import TritonProcess
@@ -21,6 +23,21 @@ COLLECTED_WITHIN_S = 1.0
 """Triton collects a process that it has ended itself far sooner."""
 MAX_STRIKES = 3
 """Canaries lost in a row, with nothing else answered meanwhile, before Triton is started anew."""
+NETWORK = "the network"
+"""Beside the names of models: what the main entry's own network has read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Why a Triton must be started anew.
+
+    Args:
+        cause: In one sentence.
+        is_death: Whether a process ended, which may happen to a Triton that is well; else it hangs or lies.
+    """
+
+    cause: str
+    is_death: bool
 
 
 class Watch:
@@ -79,7 +96,7 @@ class Watch:
             self._process.end_stub(pid)
         self._retired.clear()
 
-    def look(self) -> str | None:
+    def look(self) -> Loss | None:
         """Look once, and mend what a reload mends.
 
         Returns:
@@ -87,11 +104,17 @@ class Watch:
         """
         # Triton collects the processes that it ends itself. One that nobody has collected ended by itself.
         dead = {stub.model: stub.pid for stub in self._stubs.values() if is_uncollected(stub.pid)}
+        if contract.QUESTION_ANSWERING in dead:
+            # It answers each request when it is done. What it had accepted would never be answered, and Triton tells
+            # nobody: when Triton ends, its connections do, and every sender knows to ask again.
+            end = end_of(dead[contract.QUESTION_ANSWERING])
+            cause = f"the Python process of the model {contract.QUESTION_ANSWERING!r} died ({end})"
+            return Loss(cause=cause, is_death=True)
         try:
             for model, pid in dead.items():
                 self._reload(model, pid)
         except ServerLostError as error:
-            return str(error)
+            return Loss(cause=str(error), is_death=False)
         now = time.monotonic()
         if dead or now > self._rescan_at:
             self.rescan()
@@ -119,23 +142,23 @@ class Watch:
         self._stubs = uncollected | {pid: stub for pid, stub in living.items() if pid not in self._retired}
         self._rescan_at = now + RESCAN_S
 
-    def _look_at_canary(self, now: float) -> str | None:
+    def _look_at_canary(self, now: float) -> Loss | None:
         if self._canary.is_alive() or now < self._canary_at:
             return None
         cause = self._judge_canary() if self._canary.ident else None
         self._canary = threading.Thread(target=self._ask_canary, name="spanqa-canary", daemon=True)
         self._canary.start()
         self._canary_at = now + self._settings.canary_interval_s
-        return cause
+        return None if cause is None else Loss(cause=cause, is_death=False)
 
     def _ask_canary(self) -> None:
         # Not in the supervisor's own thread: while a busy server makes it wait, dead processes must still be seen.
         self._answer = self._control.ask_canary(self._settings.canary_timeout_s)
 
     def _judge_canary(self) -> str | None:
-        # A busy server may refuse the canary or keep it waiting, but its other models work meanwhile: a long document
-        # is one answer and many calls of the encoder. Triton counts an entry's refusals as answers: they tell nothing.
-        n_answered = self._control.n_answered()
+        # A busy server may refuse the canary or keep it waiting, but reads windows meanwhile: in the entry itself or by
+        # encoders. Triton counts an entry's refusals as answers: they tell nothing.
+        n_answered = self._control.n_answered() | {NETWORK: self._control.n_tokens_read()}
         works = any(n > self._n_answered.get(name, n) for name, n in n_answered.items() if name not in ENTRIES)
         is_well = self._answer.problem is None or (self._answer.may_be_busy and works)
         self._n_answered = n_answered

@@ -201,7 +201,7 @@ class Unheard:
 
 def test_a_load_that_is_given_up_is_known_to_be_under_way() -> None:
     stopping, client = threading.Event(), Unheard()
-    control = Control("127.0.0.1:1", {}, stopping)
+    control = Control("127.0.0.1:1", {}, stopping, "127.0.0.1:1")
     control.close()
     control._client = client
     threading.Timer(0.1, stopping.set).start()
