@@ -163,8 +163,8 @@ def sigterm(setting: Setting, verdict: Verdict) -> None:
 def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
     """Processes stopped with SIGSTOP for a while, and a roll-over while the main entry's is for the longest time.
 
-    After a second Triton gives up the requests of such a process, which answers them when it goes on: these answers must
-    not become those of the next requests.
+    After a second Triton gives up the requests of such a process, which answers them once it goes on: these answers
+    must not become those of the next requests.
     """
     with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         for seconds in STOPS_S:
