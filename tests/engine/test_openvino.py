@@ -18,10 +18,12 @@ from spanqa.manifest import load_manifest
 from spanqa.startup import check_machine
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa_build import cpu_candidates, openvino_export
+from spanqa_build.comparison import FLOAT32, Comparison
 from spanqa_build.errors import OptimizationError
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.openvino_export import openvino_from_onnx, precisions_here
 from spanqa_build.parity import run_torch
+from spanqa_server.server import Server
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
 from spanqa_training.weights.model_sources import open_model
 
@@ -84,6 +86,14 @@ def test_threads_do_not_mix_their_results(repository, manifest, windows):
     for place, (start, end) in enumerate(found):
         assert np.array_equal(start, wanted[place % len(batches)][0])
         assert np.array_equal(end, wanted[place % len(batches)][1])
+
+
+@pytest.mark.triton
+def test_triton_serves_it_and_answers_as_the_checkpoint_does(repository, tiny_model_folder, thirty_questions):
+    checkpoint, model = open_model(str(tiny_model_folder))
+    comparison = Comparison(checkpoint, read_dataset(thirty_questions)[:10], partial(run_torch, model.eval()))
+    with Server(repository) as server:
+        comparison.check(comparison.of_server("served", server.url), FLOAT32)
 
 
 def test_altered_weights_are_refused(repository, manifest, tmp_path):
