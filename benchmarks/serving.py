@@ -30,8 +30,8 @@ from spanqa_server.server import Server
 
 CONCURRENCY = 16
 ROWS = (1, 2, 4, 8, 16)
-TARGET_MS = 4.0
-TARGET_RATIO = 0.80
+TARGET_MS = 2.5
+TARGET_RATIO = 0.95
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

@@ -41,14 +41,17 @@ def _write_network(path: Path, seed: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
-def write_table_repository(folder: Path, *, seed: int = 1) -> int:
+SMALL = WindowSettings(max_seq_length=128, doc_stride=32, max_query_length=40)
+
+
+def write_table_repository(folder: Path, *, seed: int = 1, windows: WindowSettings = SMALL) -> int:
     """Add a version with the table of a seed to a repository, and give its number."""
     checkpoint = Checkpoint(
         encoder=EncoderConfig(
-            vocab_size=VOCABULARY, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=256
+            vocab_size=VOCABULARY, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=512
         ),
         tokenizer_json=TOKENIZER.read_text(encoding="utf-8"),
-        windows=WindowSettings(max_seq_length=128, doc_stride=32, max_query_length=40),
+        windows=windows,
         provenance={"source": "a table"},
     )
     with tempfile.TemporaryDirectory(prefix="spanqa-table-") as work:

@@ -18,7 +18,7 @@ from spanqa.tokenization import Pieces
 from spanqa.windows import WindowMaker, Windows
 from spanqa.wire import Question, decode_question, named_row
 
-CHECK_S = 0.1
+CHECK_S = 0.5
 """How often the sender is asked whether it still waits: each time is a trip to Triton's process and back."""
 LONG_WINDOWS = 32
 """Windows of a request from which on it goes through the encoder in slices between others."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,8 @@ class Tokenizer:
         return [
             Pieces(
                 ids=np.array(encoding.ids, dtype=np.int32),
-                chars=np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
+                # Flat: numpy takes pairs one by one, at twice the time.
+                chars=np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)).reshape(-1, 2),
                 continues=_continues(encoding.word_ids),
             )
             for encoding in encodings
