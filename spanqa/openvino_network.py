@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,27 @@ OPENVINO_FILE = "network.xml"
 PRECISION_KEY = ("spanqa", "precision")
 """Where the file itself says in which type OpenVINO is to compute: f32 or bf16, OpenVINO's own names."""
 OPENVINO = "openvino"
+_TELEMETRY = "openvino_telemetry"
 INSTALL = "pip install 'spanqa[openvino]'"
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO, silent: by itself, merely imported, it writes an identity into the home and calls its makers.
+
+    Where its telemetry's package is missing it does neither, so that package is hidden from it.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    hidden = sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        return importlib.import_module(OPENVINO)
+    finally:
+        if hidden is None:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = hidden
 
 
 def weights_beside(path: Path) -> tuple[Path, ...]:
@@ -42,7 +65,7 @@ class OpenVinoNetwork:
 
     def __init__(self, path: Path, *, n_threads: int) -> None:
         try:
-            import openvino  # of an extra of its own
+            openvino = import_openvino()
         except ImportError as error:
             raise SpanqaError(f"{path}: OpenVINO, which runs it, cannot be imported ({error}): {INSTALL}") from error
         try:

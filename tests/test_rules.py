@@ -150,7 +150,6 @@ def test_the_core_imports_only_numpy_and_tokenizers_beside_the_standard_library(
     for module, libraries in (
         ("parquet.py", {"pyarrow", "pyarrow.parquet"}),
         ("cpu_network.py", {"onnxruntime"}),
-        ("openvino_network.py", {"openvino"}),
     ):
         wrong[named(PACKAGES["spanqa"] / module)] -= libraries
     assert not {path: names for path, names in wrong.items() if names}

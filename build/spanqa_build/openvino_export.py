@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from spanqa.openvino_network import OPENVINO, OPENVINO_FILE, PRECISION_KEY
+from spanqa.openvino_network import OPENVINO, OPENVINO_FILE, PRECISION_KEY, import_openvino
 from spanqa_build.errors import OptimizationError
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -20,9 +20,7 @@ def openvino_is_installed() -> bool:
 
 def openvino_version() -> str:
     """The release of OpenVINO, as it calls itself."""
-    import openvino
-
-    return str(openvino.__version__)
+    return str(import_openvino().__version__)
 
 
 def precisions_here() -> tuple[str, ...]:
@@ -31,9 +29,7 @@ def precisions_here() -> tuple[str, ...]:
     OpenVINO lists bfloat16 where the cores have instructions for it (AVX512_BF16 or AMX). Elsewhere it takes the wish
     and computes in float32 without a word.
     """
-    import openvino
-
-    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name, hint in PRECISIONS.items() if name == "float32" or hint.upper() in offered)
 
 
@@ -51,11 +47,9 @@ def openvino_from_onnx(source: Path, folder: Path, *, precision: str) -> Path:
     Raises:
         OptimizationError: OpenVINO cannot read the graph.
     """
-    import openvino
-
+    openvino = import_openvino()
     folder.mkdir()
     try:
-        # Not openvino.convert_model, which sends telemetry.
         network: Any = openvino.Core().read_model(source)
         network.set_rt_info(PRECISIONS[precision], list(PRECISION_KEY))
         openvino.save_model(network, folder / OPENVINO_FILE, compress_to_fp16=False)

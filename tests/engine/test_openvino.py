@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -120,9 +123,29 @@ def test_where_openvino_is_missing_it_is_one_sentence(manifest, monkeypatch, tin
     assert {engine for _, engine, _ in cpu_candidates._offered("auto", "auto")} == {"onnxruntime"}
 
 
-def test_bfloat16_is_offered_where_the_cores_have_it_alone(monkeypatch):
-    import openvino
+def test_openvino_writes_nothing_into_the_home_and_calls_nobody(repository, tmp_path):
+    """Merely imported, it does both by itself."""
+    code = """
+import sys
+from pathlib import Path
+def refuse(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise RuntimeError(f"{event} {args}")
+sys.addaudithook(refuse)
+from spanqa.cpu_network import load_network
+load_network(Path(sys.argv[1]), n_threads=1)
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+"""
+    path = repository / contract.ENCODER / "1" / "network.xml"
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", code, str(path)]
+    subprocess.run(command, check=True, env={**os.environ, "HOME": str(home)}, timeout=60)
+    assert not list(home.iterdir())
 
+
+def test_bfloat16_is_offered_where_the_cores_have_it_alone(monkeypatch):
+    openvino = openvino_network.import_openvino()
     for capabilities, offered in (
         (["FP32", "INT8"], ("float32",)),
         (["FP32", "BF16", "INT8"], ("float32", "bfloat16")),
