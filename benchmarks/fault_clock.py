@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Deadlines that a process computed from the faked clock are given to the kernel in its own time. Those of the
-# monotonic clock count from the machine's start and are far smaller.
+# monotonic clock count from the machine's start and are far smaller. The versions are named, since dlsym would give the
+# condition variables of before 2003, which wait for ever; those of mutexes are glibc's first on x86-64.
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -59,14 +60,16 @@ static struct timespec real(const struct timespec *t) {
     if (own.tv_sec > 1000000000) own.tv_sec -= shift();
     return own;
 }
-#define ORIGINAL(name) static __typeof__(&name) next; if (!next) next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+#define ORIGINAL(name, version) \
+    static __typeof__(&name) next; \
+    if (!next) next = (__typeof__(&name))dlvsym(RTLD_NEXT, #name, version)
 int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *restrict m, const struct timespec *restrict t) {
-    ORIGINAL(pthread_cond_timedwait);
+    ORIGINAL(pthread_cond_timedwait, "GLIBC_2.3.2");
     struct timespec own = real(t);
     return next(c, m, &own);
 }
 int pthread_mutex_timedlock(pthread_mutex_t *restrict m, const struct timespec *restrict t) {
-    ORIGINAL(pthread_mutex_timedlock);
+    ORIGINAL(pthread_mutex_timedlock, "GLIBC_2.2.5");
     struct timespec own = real(t);
     return next(m, &own);
 }
