@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from spanqa_build.errors import OptimizationError
 
@@ -65,7 +65,6 @@ class _Rewriter:
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._producers = {name: node.op_type for node in graph.node for name in node.output}
         self._quantized: dict[str, tuple[str, str]] = {}
-        self._zeros = ""
         self.n_products = 0
 
     def is_hidden_weight(self, name: str) -> bool:
@@ -82,23 +81,16 @@ class _Rewriter:
         quantized, row_scales = self._quantize_activations(activations, shifted=shifted)
         zero = self._constant(f"int8_zero_{int(shifted)}", np.array(0 if shifted else ACTIVATION_ZERO, np.uint8))
         int8_weights = self._constant(f"{weights}_int8", values)
-        # The columns' scales are the product's own; the rows' follow, as its kernel takes one scale for all rows.
-        columns = self._emit(
-            "MatMulIntegerToFloat",
-            quantized,
-            int8_weights,
-            self._constant("int8_one", np.float32(1)),
-            self._constant(f"{weights}_scales", scales),
-            zero,
-            name=f"{output}_columns",
-            domain="com.microsoft",
-        )
+        integers = self._emit("MatMulInteger", quantized, int8_weights, zero, name=f"{output}_integers")
+        floats = self._emit("Cast", integers, name=f"{output}_floats", to=TensorProto.FLOAT)
+        rows = self._emit("Mul", floats, row_scales, name=f"{output}_rows")
+        scale = self._constant(f"{weights}_scales", scales)
         if shifted:
-            rows = self._emit("Mul", columns, row_scales, name=f"{output}_rows")
+            columns = self._emit("Mul", rows, scale, name=f"{output}_columns")
             shift = (GELU_SHIFT * scales * values.astype(np.float32).sum(axis=0)).astype(np.float32)
-            self._emit("Sub", rows, self._constant(f"{weights}_shift", shift), name=output)
+            self._emit("Sub", columns, self._constant(f"{weights}_shift", shift), name=output)
         else:
-            self._emit("Mul", columns, row_scales, name=output)
+            self._emit("Mul", rows, scale, name=output)
         self.n_products += 1
 
     def attention(self, node: NodeProto) -> None:
@@ -141,24 +133,14 @@ class _Rewriter:
         safe = self._emit("Max", largest, self._constant("int8_smallest", np.float32(_SMALLEST)), name=f"{name}_safe")
         levels_name = self._constant(f"int8_levels_{int(levels)}", levels)
         scales = self._emit("Div", safe, levels_name, name=f"{name}_scales")
-        quantized = self._quantize_rows(operand, scales, name=f"{name}_uint8", zero=0 if shifted else ACTIVATION_ZERO)
+        inverse = self._emit("Div", levels_name, safe, name=f"{name}_inverse")
+        scaled = self._emit("Mul", operand, inverse, name=f"{name}_scaled")
+        # Casting cuts the fraction off: a half more rounds.
+        zero = self._constant(f"int8_round_{int(shifted)}", np.float32(0.5 if shifted else ACTIVATION_ZERO + 0.5))
+        moved = self._emit("Add", scaled, zero, name=f"{name}_moved")
+        quantized = self._emit("Cast", moved, name=f"{name}_uint8", to=TensorProto.UINT8)
         self._quantized[name] = quantized, scales
         return quantized, scales
-
-    def _quantize_rows(self, operand: str, scales: str, *, name: str, zero: int) -> str:
-        """Emit `round(operand / scales) + zero` as uint8: one operator, which takes one scale a row of a matrix."""
-        row_scales = self._emit("Reshape", scales, self._constant("int8_flat", np.array([-1])), name=f"{name}_scales")
-        matrix = self._emit("Flatten", operand, name=f"{name}_matrix", axis=-1)
-        inputs = [matrix, row_scales]
-        if zero:
-            if not self._zeros:
-                n_rows = self._emit("Shape", row_scales, name="int8_n_rows")
-                one_zero = self._constant(f"int8_zeros_{zero}", np.array([zero], np.uint8))
-                self._zeros = self._emit("Expand", one_zero, n_rows, name="int8_zeros")
-            inputs.append(self._zeros)
-        rows = self._emit("QuantizeLinear", *inputs, name=f"{name}_rows", axis=0)
-        shape = self._emit("Shape", operand, name=f"{name}_shape")
-        return self._emit("Reshape", rows, shape, name=name)
 
     def _emit(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
         self.keep(helper.make_node(operator, inputs, [name], name=name, **attributes))
