@@ -153,7 +153,12 @@ class Answering:
             return
         thresholds = [row.options.no_answer_threshold for row in job.rows]
         truncated = [windows.question_truncated for windows in job.windows]
-        request.respond(response_tensors(outcome, thresholds, truncated))
+        try:
+            request.respond(response_tensors(outcome, thresholds, truncated))
+        except Exception as error:  # shared memory may be full: an error needs less of it
+            telemetry.rejected(reason_of(error))
+            request.refuse(error)
+            return
         n_without = sum(not one.has_answer(threshold) for one, threshold in zip(outcome, thresholds, strict=True))
         telemetry.answered(len(job.rows), job.n_windows, n_without, sum(truncated))
 
@@ -180,11 +185,7 @@ class Answering:
             job.fail(error)
 
     def _read_long(self) -> None:
-        while True:
-            self._schedule.wait_for_long()  # the next is read when the last is nearly done: texts take memory
-            job = self._long.get()
-            if job is None:
-                return
+        while (job := self._long.get()) is not None:
             if job.is_wanted(time.monotonic()):
                 began = time.perf_counter()
                 try:
@@ -195,7 +196,8 @@ class Answering:
                     continue
                 self._telemetry.spent("tokenise", time.perf_counter() - began)
                 self._queue(job, pieces)
-            del job  # until the next comes, its texts need no memory
+                del pieces
+                self._schedule.wait_for(job)  # the next is read when this one is done: long texts take memory
 
     def _work(self) -> None:
         while (call := self._schedule.take()) is not None:

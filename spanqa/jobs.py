@@ -129,7 +129,10 @@ class Job:
         Returns:
             Whether it was the last one.
         """
-        start, end = self._logits[unit.row]
+        logits = self._logits
+        if not logits:  # answered meanwhile, with an error
+            return False
+        start, end = logits[unit.row]
         start[unit.window, : unit.length] = start_logits[: unit.length]
         end[unit.window, : unit.length] = end_logits[: unit.length]
         with self._lock:

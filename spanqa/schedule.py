@@ -57,7 +57,8 @@ class Schedule:
         self, packing: Packing, limits: Limits, *, n_workers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._packing, self._limits, self._n_workers, self._clock = packing, limits, n_workers, clock
-        self._short, self._long = _Lane(packing), _Lane(packing)
+        self._short = _Lane(packing)
+        self._long: deque[_Lane] = deque()
         self._changed = threading.Condition()
         self._n_jobs = {False: 0, True: 0}
         self._n_running = {False: 0, True: 0}
@@ -106,17 +107,20 @@ class Schedule:
         Raises:
             LogitsError: If one is longer than the longest bucket.
         """
-        lane = self._long if job.is_long else self._short
         with self._changed:
-            lane.add(job.units())
-            if not job.is_long:
+            if job.is_long:
+                lane = _Lane(self._packing)
+                lane.add(job.units())
+                self._long.append(lane)
+            else:
+                self._short.add(job.units())
                 self._short_seen = self._clock()
             self._changed.notify(min(self._n_workers, job.n_windows))
 
-    def wait_for_long(self) -> None:
-        """Wait until no window of a long request waits: they go one at a time."""
+    def wait_for(self, job: Job) -> None:
+        """Wait until a long request is answered."""
         with self._changed:
-            self._changed.wait_for(lambda: not len(self._long))
+            self._changed.wait_for(lambda: job.is_answered)
 
     def take(self) -> Call | None:
         """Give the next call, waiting for one; None when it is all over."""
@@ -125,10 +129,10 @@ class Schedule:
                 call = self._next()
                 if call is not None:
                     return call
-                if self._is_closed and not len(self._short) and not len(self._long):
+                if self._is_closed and not len(self._short) and not self._long:
                     return None
                 # A long request may use one more worker a while after the last short one.
-                self._changed.wait(RECENT_S if len(self._long) else None)
+                self._changed.wait(RECENT_S if self._long else None)
 
     def done(self, call: Call, seconds: float) -> None:
         """Count a call out.
@@ -141,7 +145,7 @@ class Schedule:
             self._n_running[call.is_long] -= 1
             pace_s = seconds / len(call.units)
             self._pace_s += (pace_s - self._pace_s) * (PACE_WEIGHT if self._pace_s else 1.0)
-            if len(self._long) or self._is_closed:
+            if call.is_long or self._long or self._is_closed:
                 self._changed.notify_all()
 
     def stop_accepting(self) -> None:
@@ -157,21 +161,30 @@ class Schedule:
 
     def _next(self) -> Call | None:
         n_running = sum(self._n_running.values())
-        is_long = self._is_long_next()
-        lane = self._long if is_long else self._short
-        taken = lane.take()
+        taken = self._take_long() if self._is_long_next() else None
+        is_long = taken is not None
+        taken = taken or self._short.take()
         if taken is None:
             return None
         units, bucket = taken
         self._n_running[is_long] += 1
         self._n_short_in_a_row = 0 if is_long else self._n_short_in_a_row + 1
-        if is_long and not len(self._long):
-            self._changed.notify_all()
-        is_alone = not n_running and len(units) == 1 and not len(self._short) and not len(self._long)
+        is_alone = not n_running and len(units) == 1 and not len(self._short) and not self._long
         return Call(units=units, bucket=bucket, is_long=is_long, is_alone=is_alone)
 
+    def _take_long(self) -> tuple[tuple[Unit, ...], Bucket | None] | None:
+        """A slice of the long request whose turn it is; the next slice is the next one's."""
+        while self._long:
+            lane = self._long.popleft()
+            taken = lane.take()
+            if len(lane):
+                self._long.append(lane)
+            if taken:
+                return taken
+        return None
+
     def _is_long_next(self) -> bool:
-        if not len(self._long):
+        if not self._long:
             return False
         quiet = not len(self._short) and self._clock() - self._short_seen > RECENT_S
         if not quiet and self._n_running[True] >= max(1, self._n_workers - 1):
@@ -215,7 +228,7 @@ class _Lane:
                 break
             queue.popleft()
             self._n_units -= 1
-            if not unit.job.is_answered:
+            if not units or not unit.job.is_answered:
                 units.append(unit)
         return tuple(units), bucket
 
