@@ -164,7 +164,8 @@ def full_disk(setting: Setting, verdict: Verdict) -> None:
                     load.wait_for_more(64)
                     version = add_same_version(setting.repository)
                     command.process.send_signal(1)  # SIGHUP
-                    verdict.require(wait_until(lambda: command.said, 30) is not None, "the roll-over told nothing")
+                    told = wait_until(lambda: any("reloaded" in line for line in command.said), 30)
+                    verdict.require(told is not None, f"the roll-over did not fail in words: {command.said}")
                     load.wait_for_more(64)
                 for line in command.said:
                     _require_sentence(line, verdict, "a full disk")
