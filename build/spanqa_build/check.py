@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spanqa import contract
-from spanqa.errors import SpanqaError
+from spanqa.errors import SettingsError, SpanqaError
+from spanqa.limits import CONFIG_FILE
 from spanqa.manifest import Artefact, Manifest, load_served_tokenizer
 from spanqa.startup import check_bfloat16, check_files, check_machine, gpus_here, versions_in
+from spanqa_build.configs import limits_from_text
 from spanqa_build.errors import RepositoryError
 from spanqa_build.gpu_config_check import check_gpu_configs
 
@@ -70,13 +72,20 @@ def checked_version(folder: Path, version: int) -> Manifest:
 
 
 def _check_newest(folder: Path, manifest: Manifest, newest: int) -> None:
-    """Check that each model's newest version, which is what Triton loads, is of the newest build."""
+    """Check that each model's newest version, which is what Triton loads, is of the newest build, and its limits."""
     for model in manifest.models:
         found = versions_in(folder / model)[-1]
         if found != newest:
             raise RepositoryError(
                 f"{folder / model / str(found)}: is of no build, whose newest version is {newest}: delete that folder"
             )
+    for model in (contract.PREPROCESS, contract.QUESTION_ANSWERING):
+        path = folder / model / CONFIG_FILE
+        if f"{model}/{CONFIG_FILE}" in manifest.configs:  # what the hashes leave out
+            try:
+                limits_from_text(path.read_text(encoding="utf-8"), manifest)
+            except SettingsError as error:
+                raise RepositoryError(f"{path.parent}: {error}") from error
 
 
 def _lines(manifest: Manifest, version: int, *, is_newest: bool) -> list[str]:

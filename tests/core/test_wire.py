@@ -13,9 +13,8 @@ from spanqa.tokenization import Pieces
 from spanqa.windows import WindowSettings, cut_windows
 from spanqa.wire import Options, decode_question, read_options, read_questions, response_tensors
 
-MANIFEST = Manifest(
-    tokenizer_sha256="0", decode=DecodeSettings(no_answer_threshold=-1.5), max_context_bytes=1000
-)  # fmt: skip
+MANIFEST = Manifest(tokenizer_sha256="0", decode=DecodeSettings(no_answer_threshold=-1.5))
+MAX_CONTEXT_BYTES = 1000
 
 
 def column(values, dtype):
@@ -31,19 +30,23 @@ def tensors(questions=(b"who?",), contexts=(b"the cat",), **options):
     }
 
 
+def read(inputs):
+    return read_questions(inputs, MANIFEST, MAX_CONTEXT_BYTES)
+
+
 def test_absent_options_take_the_models_own():
-    (row,) = read_questions(tensors(), MANIFEST)
+    (row,) = read(tensors())
     assert (row.question, row.context) == ("who?", "the cat")
     assert row.options == Options(top_n=1, no_answer_threshold=-1.5, max_answer_tokens=30, distinct=False)
 
 
 def test_nan_and_zero_are_the_models_own():
-    (row,) = read_questions(tensors(NO_ANSWER_THRESHOLD=[np.nan], MAX_ANSWER_TOKENS=[0], DISTINCT=[False]), MANIFEST)
-    assert row.options == read_questions(tensors(), MANIFEST)[0].options
+    (row,) = read(tensors(NO_ANSWER_THRESHOLD=[np.nan], MAX_ANSWER_TOKENS=[0], DISTINCT=[False]))
+    assert row.options == read(tensors())[0].options
 
 
 def test_each_row_has_its_own_text_and_options():
-    rows = read_questions(
+    rows = read(
         tensors(
             ["où?".encode(), b"b"],
             [b"c", "😀\x00".encode()],
@@ -51,8 +54,7 @@ def test_each_row_has_its_own_text_and_options():
             NO_ANSWER_THRESHOLD=[2.5, np.inf],
             MAX_ANSWER_TOKENS=[1, 9],
             DISTINCT=[False, True],
-        ),
-        MANIFEST,
+        )
     )
     assert [row.question for row in rows] == ["où?", "b"]
     assert [row.context for row in rows] == ["c", "😀\x00"]
@@ -77,16 +79,16 @@ def test_each_row_has_its_own_text_and_options():
 )
 def test_bad_input_says_what_was_got_and_what_is_allowed(changes, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
-        read_questions(tensors(**changes), MANIFEST)
+        read(tensors(**changes))
 
 
 def test_in_a_request_of_several_rows_the_bad_one_is_named():
     with pytest.raises(InputError, match=r"^row 2: CONTEXT is empty"):
-        read_questions(tensors([b"a", b"b", b"c"], [b"x", b"y", b""]), MANIFEST)
+        read(tensors([b"a", b"b", b"c"], [b"x", b"y", b""]))
 
 
 def test_a_context_of_exactly_the_limit_is_taken():
-    assert len(read_questions(tensors(contexts=[b"x" * 1000]), MANIFEST)[0].context) == 1000
+    assert len(read(tensors(contexts=[b"x" * 1000]))[0].context) == 1000
 
 
 @pytest.mark.parametrize("name", ["QUESTION", "CONTEXT"])
@@ -94,12 +96,12 @@ def test_a_missing_input_is_named(name):
     inputs = tensors()
     del inputs[name]
     with pytest.raises(InputError, match=rf"^{name} is missing: send it as BYTES of shape \[rows, 1\]"):
-        read_questions(inputs, MANIFEST)
+        read(inputs)
 
 
 def test_questions_and_contexts_must_be_as_many():
     with pytest.raises(InputError, match="2 questions for 1 contexts"):
-        read_questions(tensors([b"a", b"b"], [b"c"]), MANIFEST)
+        read(tensors([b"a", b"b"], [b"c"]))
 
 
 @pytest.fixture

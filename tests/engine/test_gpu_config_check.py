@@ -324,8 +324,8 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_a_fault_of_the_build_itself_never_gets_into_a_repository(tmp_path, monkeypatch):
-    def faulty(manifest, **options):
-        texts = config_texts(manifest, **options)
+    def faulty(manifest, *limits, **options):
+        texts = config_texts(manifest, *limits, **options)
         return {**texts, "encoder_16": texts["encoder_16"].replace("batch_size: 4", "batch_size: 12")}
 
     monkeypatch.setattr(versions, "config_texts", faulty)

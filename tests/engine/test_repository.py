@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,13 +19,15 @@ from tritonclient.grpc import model_config_pb2 as pb
 from spanqa import contract
 from spanqa.cli import main
 from spanqa.datasets import read_dataset
-from spanqa.manifest import Engine, Gpu, load_manifest, load_served_tokenizer
+from spanqa.limits import NAMES, Limits, config_artefact
+from spanqa.manifest import Engine, Gpu, load_manifest, load_served_tokenizer, manifest_json
 from spanqa.packing import Bucket, Packing
 from spanqa.startup import versions_in
 from spanqa.windows import WindowMaker
 from spanqa_build import check as checking
 from spanqa_build import versions as on_disk
 from spanqa_build.check import check_repository
+from spanqa_build.configs import limits_from_text
 from spanqa_build.errors import RepositoryError
 from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, rollback_repository, write_repository
 from spanqa_build.warmup import warmup_from_examples
@@ -272,7 +276,7 @@ def flip(path):
         ("encoder_256/1/model.plan", flip, "was altered"),
         ("encoder_256/1/model.plan", lambda p: p.unlink(), "cannot be read"),
         ("preprocess/1/model.py", flip, "was altered"),
-        ("encoder_128/config.pbtxt", lambda p: p.write_text(p.read_text() + "# mine"), "bytes, the build wrote"),
+        ("encoder_128/config.pbtxt", lambda p: p.write_text(p.read_text() + "# mine"), "was altered, in more"),
         ("encoder_128/warmup/input_ids", flip, "was altered"),
         ("question_answering_ensemble/1", shutil.rmtree, "missing"),
     ],
@@ -353,10 +357,11 @@ def test_a_kill_in_the_middle_leaves_the_old_repository_and_the_next_build_works
     code = """
 import os, signal, sys
 from pathlib import Path
-from spanqa_build import repository, versions
+from spanqa.manifest import load_manifest
+from spanqa_build import versions
 versions.seal_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 folder = Path(sys.argv[1])
-manifest = repository.load_manifest(folder / "question_answering" / "1")
+manifest = load_manifest(folder / "question_answering" / "1")
 files = {"question_answering/tokenizer.json": b"{}"}
 versions.add_version(folder, manifest, files, {})
 """
@@ -415,11 +420,61 @@ def test_a_version_of_no_build_is_found(gpu_repository):
         check_repository(gpu_repository)
 
 
-def test_the_longest_context_that_people_set_survives_a_build(gpu_repository, write_gpu):
-    path = gpu_repository / contract.QUESTION_ANSWERING / "1" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_context_bytes": 50_000}))
+LIMITS = {"max_context_bytes": 50_000, "max_windows": 99, "max_queue_age_s": 7, "tokenizer_cache_bytes": 0}
+
+
+def limits_of(folder):
+    config = (folder / contract.QUESTION_ANSWERING / "config.pbtxt").read_text()
+    return limits_from_text(config, load_manifest(folder / contract.QUESTION_ANSWERING / "1"))
+
+
+def with_parameters(path, values):
+    """Write parameters into a configuration, as somebody with an editor does."""
+    text = path.read_text()
+    for name, value in values.items():
+        text, n_found = re.subn(rf'(key: "{name}"\s*value \{{\s*string_value: )"\d+"', rf'\1"{value}"', text)
+        assert n_found == 1
+    path.write_text(text)
+
+
+def test_limits_that_people_set_are_no_damage_and_survive_builds_and_going_back(gpu_repository, write_gpu):
+    with_parameters(gpu_repository / contract.QUESTION_ANSWERING / "config.pbtxt", LIMITS)
+    check_repository(gpu_repository)
+    for change in (lambda: write_gpu(gpu_repository), lambda: rollback_repository(gpu_repository)):
+        change()
+        check_repository(gpu_repository)
+        assert limits_of(gpu_repository) == Limits(**LIMITS)
+        preprocess = (gpu_repository / contract.PREPROCESS / "config.pbtxt").read_text()
+        assert 'string_value: "50000"' in preprocess
+
+
+def test_a_limit_that_is_none_is_refused_by_the_check_and_mended_by_a_build(gpu_repository, write_gpu):
+    with_parameters(gpu_repository / contract.QUESTION_ANSWERING / "config.pbtxt", {"max_context_bytes": 10})
+    with pytest.raises(RepositoryError, match=r"question_answering: config\.pbtxt: max_context_bytes is 10: give a"):
+        check_repository(gpu_repository)
     write_gpu(gpu_repository)
+    check_repository(gpu_repository)
+    assert limits_of(gpu_repository) == Limits()
+
+
+def test_the_limit_of_a_repository_from_before_it_was_a_parameter_survives_a_build(gpu_repository, write_gpu):
+    main_entry = gpu_repository / contract.QUESTION_ANSWERING
+    config = text_format.Parse((main_entry / "config.pbtxt").read_text(), pb.ModelConfig())
+    for name in NAMES:
+        del config.parameters[name]
+    (main_entry / "config.pbtxt").write_text(text_format.MessageToString(config))
+    path = main_entry / "1" / "manifest.json"
+    own = replace(
+        load_manifest(path.parent),
+        max_context_bytes=2_000_000,
+        configs=load_manifest(path.parent).configs
+        | {"question_answering/config.pbtxt": config_artefact(main_entry / "config.pbtxt")},
+    )
+    path.write_text(json.dumps(json.loads(manifest_json(own)) | {"max_context_bytes": 50_000}))
     assert check_repository(gpu_repository).manifest.max_context_bytes == 50_000
+    write_gpu(gpu_repository)
+    check_repository(gpu_repository)
+    assert limits_of(gpu_repository) == Limits(max_context_bytes=50_000)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(

@@ -1,16 +1,21 @@
 """Triton's module for Python models, faked: real tensors, requests and responses, and an encoder made of arithmetic."""
 
 import importlib.util
+import json
 import re
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from spanqa import contract
-from spanqa.manifest import Manifest, load_manifest, manifest_json
+from spanqa import contract, cpu_network
+from spanqa.guard import EncoderError, is_outage
+from spanqa.manifest import Engine, Manifest, load_manifest, manifest_json
 from spanqa.packing import Bucket, Packing
 from spanqa.windows import WindowSettings
 
@@ -44,6 +49,9 @@ class PreferredMemory:
 
 
 TRITONSERVER_MEMORY_CPU, TRITONSERVER_MEMORY_GPU = 0, 2
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+LONGEST_S = 20
+"""What an answer may take before a test takes it for one that never comes."""
 
 
 class TritonError:
@@ -81,6 +89,19 @@ class InferenceResponse:
         return {tensor.name(): tensor.as_numpy() for tensor in self._tensors}
 
 
+class ResponseSender:
+    """The way to answer one request from any thread, as the backend's: once, and then it is closed."""
+
+    def __init__(self):
+        self.sent, self._is_closed = SimpleQueue(), False
+
+    def send(self, response=None, flags=0):
+        if self._is_closed:  # the backend's words
+            raise RuntimeError("Unable to send response. Response sender has been closed.")
+        self._is_closed = flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self.sent.put(response)
+
+
 class InferenceRequest:
     """A request from outside, or, with a model's name, one to another model."""
 
@@ -93,7 +114,7 @@ class InferenceRequest:
         model_version=-1,
         preferred_memory=None,
     ):
-        self.version, self._memory = model_version, preferred_memory
+        self.version, self._memory, self._sender = model_version, preferred_memory, ResponseSender()
         self._inputs, self._model, self._outputs, self.cancelled = inputs, model_name, requested_output_names, cancelled
 
     def inputs(self):
@@ -102,15 +123,32 @@ class InferenceRequest:
     def is_cancelled(self):
         return self.cancelled
 
+    def timeout(self):
+        return 0
+
+    def request_id(self):
+        return ""
+
+    def get_response_sender(self):
+        return self._sender
+
+    def answer(self):
+        """The one response that came, or comes; a test fails where none does."""
+        try:
+            response = self._sender.sent.get(timeout=LONGEST_S)
+        except Empty:
+            pytest.fail(f"no answer within {LONGEST_S} s")
+        assert self._sender._is_closed, "the response was not said to be the last one"
+        return response
+
     def exec(self):
         encoder = sys.modules["triton_python_backend_utils"].encoder
         known = self._model in encoder.models and self.version == 1
         if not known or list(self._outputs) != ["start_logits", "end_logits"]:
             return InferenceResponse(error=TritonError(f"unknown model '{self._model}'", TritonError.NOT_FOUND))
-        encoder.asked.append(self._model)
         if refusal := encoder.refusal_of_shapes(self._model, self._inputs):
             return InferenceResponse(error=TritonError(refusal, TritonError.INVALID_ARG))
-        response = encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs})
+        response = encoder({tensor.name(): tensor.as_numpy() for tensor in self._inputs}, self._model)
         # As in a Triton built for GPUs: an answer stays where it was made unless CPU memory was asked for.
         asked_cpu = self._memory is not None and self._memory.kind == TRITONSERVER_MEMORY_CPU
         if asked_cpu and not encoder.keeps_on_gpu:
@@ -135,15 +173,16 @@ class Encoder:
     """A network of arithmetic: a token's logits depend on its id, its place and the row's sum, never on other rows.
 
     `keeps_on_gpu` leaves its answers in the GPU's memory whatever is asked for.
-    `models` are the names that it answers to, in version 1 alone, which is that of the models that ask it; `asked` is
-    what it was called. `buckets` are what their configurations say, by name: other shapes are refused. `faults` holds
-    messages: a call whose rows hold the token id of a key fails with that message.
+    `models` are the names that it answers to, in version 1 alone, which is that of the models that ask it; `calls` are
+    the shapes of its calls, `asked` what it was called then. `buckets` are what their configurations say, by name:
+    other shapes are refused. `faults` holds messages: a call whose rows hold the token id of a key fails with that one.
     """
 
     def __init__(self):
         self.calls, self.faults, self.before_call = [], {}, None
         self.models, self.asked = {contract.ENCODER}, []
         self.keeps_on_gpu, self.buckets = False, {}
+        self._lock = threading.Lock()
 
     def refusal_of_shapes(self, model, inputs):
         """The core's words for a batch or a length that the model's configuration does not have."""
@@ -155,14 +194,16 @@ class Encoder:
                 return f"unexpected shape for model '{model}'. Expected [-1,{bucket.length}], got [{rows},{length}]"
         return None
 
-    def __call__(self, inputs):
+    def __call__(self, inputs, model=None):
         if self.before_call:
             self.before_call()
         ids, mask, types = (inputs[tensor.name] for tensor in contract.ENCODER_INPUTS)
         for array in (ids, mask, types):
             if array.dtype != np.int32 or array.shape != ids.shape:
                 return InferenceResponse(error=TritonError(f"unexpected {array.dtype} {array.shape}"))
-        self.calls.append(ids.shape)
+        with self._lock:
+            self.calls.append(ids.shape)
+            self.asked.append(model)
         for token, message in self.faults.items():
             if (ids == token).any():
                 return InferenceResponse(error=TritonError(message))
@@ -177,6 +218,41 @@ class Encoder:
         end = 4 * np.cos(ids * 0.3 - places * 0.29 + row) + types
         return (np.where(mask, start, 1000.0).astype(np.float32), np.where(mask, end, 1000.0).astype(np.float32))
 
+    @contextmanager
+    def held(self, n_calls):
+        """Hold the next calls until the end of the block; the list that it gives grows by one for each that waits."""
+        waiting, free = SimpleQueue(), threading.Event()
+        n_free = iter(range(n_calls))
+
+        def wait():
+            if next(n_free, None) is not None:
+                waiting.put(None)
+                assert free.wait(LONGEST_S)
+
+        self.before_call = wait
+        try:
+            yield lambda: [waiting.get(timeout=LONGEST_S) for _ in range(n_calls)]
+        finally:
+            free.set()
+            self.before_call = None
+
+
+class ArithmeticNetwork:
+    """The encoder of arithmetic in the process that asks it, in place of ONNX Runtime's."""
+
+    def __init__(self, encoder):
+        self._encoder = encoder
+
+    def run(self, batch):
+        arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        named = {tensor.name: array for tensor, array in zip(contract.ENCODER_INPUTS, arrays, strict=True)}
+        response = self._encoder(named)
+        if response.has_error():
+            message = response.error().message()
+            raise EncoderError(message, outage=is_outage(message))
+        made = response.arrays()
+        return tuple(made[tensor.name] for tensor in contract.ENCODER_OUTPUTS)
+
 
 @pytest.fixture
 def pb_utils(monkeypatch):
@@ -186,12 +262,19 @@ def pb_utils(monkeypatch):
         setattr(module, kind.__name__, kind)
     module.TRITONSERVER_MEMORY_CPU = TRITONSERVER_MEMORY_CPU
     module.TRITONSERVER_MEMORY_GPU = TRITONSERVER_MEMORY_GPU
+    module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
     def get_output_tensor_by_name(response, name):
         return next((tensor for tensor in response.output_tensors() if tensor.name() == name), None)
 
     module.get_output_tensor_by_name = get_output_tensor_by_name
     module.encoder = Encoder()
+    load_real = cpu_network.load_network
+
+    def load_network(path, *, n_threads):
+        return load_real(path, n_threads=n_threads) if path.exists() else ArithmeticNetwork(module.encoder)
+
+    monkeypatch.setattr(cpu_network, "load_network", load_network)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -199,8 +282,8 @@ def pb_utils(monkeypatch):
 MANIFEST = {
     "windows": WindowSettings(max_seq_length=32, doc_stride=8, max_query_length=8),
     "packing": Packing(rows_per_call=4, tokens_per_call=96, calls_in_flight=2),
-    "max_context_bytes": 4000,
 }
+LIMITS = {"max_context_bytes": 4000}
 
 
 @pytest.fixture
@@ -212,6 +295,14 @@ def repository(tmp_path, tokenizer):
     manifest = Manifest(tokenizer_sha256=tokenizer.sha256, **MANIFEST)
     (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def on_a_gpu(repository):
+    """Has Triton run the repository's one encoder, of which the main entry then asks several rows at once."""
+    folder = repository / contract.QUESTION_ANSWERING / "1"
+    manifest = replace(load_manifest(folder), engine=Engine(platform="tensorrt_plan"))
+    (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
 
 
 BUCKETS = tuple(Bucket(length=length, model=f"encoder_{length}", max_rows=3) for length in (12, 20, 32))
@@ -233,20 +324,53 @@ def model(pb_utils, repository, root):
     """Loads and initializes the model.py of a model, as the backend does."""
     loaded = []
 
-    def load(name):
+    def load(name, **limits):
         path = root / "model_repository" / name / "1" / "model.py"
         spec = importlib.util.spec_from_file_location(f"served_{name}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         instance = module.TritonPythonModel()
-        instance.initialize({"model_repository": str(repository / name), "model_version": "1", "model_name": name})
+        parameters = {key: {"string_value": str(value)} for key, value in (LIMITS | limits).items()}
+        instance.initialize(
+            {
+                "model_repository": str(repository / name),
+                "model_version": "1",
+                "model_name": name,
+                "model_config": json.dumps({"name": name, "parameters": parameters}),
+            }
+        )
         loaded.append(instance)
         return instance
 
     yield load
     for instance in loaded:
         if hasattr(instance, "finalize"):
-            instance.finalize()
+            finalized(instance)
+
+
+def finalized(instance):
+    """Unload a model; a test fails where that never ends."""
+    ending = threading.Thread(target=instance.finalize, daemon=True)
+    ending.start()
+    ending.join(LONGEST_S)
+    assert not ending.is_alive(), f"finalize did not return within {LONGEST_S} s"
+
+
+@pytest.fixture
+def main_entry(model):
+    """Loads the main entry, and gives what sends it requests, as one batch, and waits for the response of each."""
+
+    def load(**limits):
+        main = model(contract.QUESTION_ANSWERING, **limits)
+
+        def send(*requests):
+            assert main.execute(list(requests)) is None
+            return [request.answer() for request in requests]
+
+        send.only = lambda *requests: main.execute(list(requests))
+        return send
+
+    return load
 
 
 @pytest.fixture

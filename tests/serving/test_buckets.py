@@ -34,15 +34,15 @@ def requests(request_of):
 
 
 @pytest.fixture
-def unbucketed(model, requests):
+def unbucketed(main_entry, requests):
     """The answers of one encoder for every length."""
-    return model(contract.QUESTION_ANSWERING).execute(requests())
+    return main_entry()(*requests())
 
 
-def test_buckets_answer_as_one_encoder_does(unbucketed, in_buckets, model, requests, pb_utils):
+def test_buckets_answer_as_one_encoder_does(unbucketed, in_buckets, main_entry, requests, pb_utils):
     pb_utils.encoder.calls.clear()
     pb_utils.encoder.asked.clear()
-    for one, other in zip(model(contract.QUESTION_ANSWERING).execute(requests()), unbucketed, strict=True):
+    for one, other in zip(main_entry()(*requests()), unbucketed, strict=True):
         assert_same(one, other)
     lengths = {bucket.model: bucket.length for bucket in in_buckets}
     for name, (n_rows, length) in zip(pb_utils.encoder.asked, pb_utils.encoder.calls, strict=True):
@@ -59,9 +59,11 @@ def test_the_ensemble_pads_to_the_longest_bucket_and_takes_as_many_rows(in_bucke
     assert "takes at most 3: ask the model question_answering" in response.error().message()
 
 
-def test_the_ensembles_stages_answer_as_the_main_entry_with_buckets(in_buckets, model, request_of, after_encoder):
+def test_the_ensembles_stages_answer_as_the_main_entry_with_buckets(
+    in_buckets, model, main_entry, request_of, after_encoder
+):
     request = request_of(("who sat?", TEXTS[0]), TOP_N=[5])
-    (expected,) = model(contract.QUESTION_ANSWERING).execute([request])
+    (expected,) = main_entry()(request)
     (first,) = model(contract.PREPROCESS).execute([request])
     arrays_of(first)
     (answered,) = model(contract.POSTPROCESS).execute([after_encoder(request, first)])
@@ -88,8 +90,8 @@ def write_manifest(folder, **changes):
     (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
 
 
-def test_what_the_build_wrote_starts(served, model, requests):
-    for response in model(contract.QUESTION_ANSWERING).execute(requests()):
+def test_what_the_build_wrote_starts(served, main_entry, requests):
+    for response in main_entry()(*requests()):
         arrays_of(response)
 
 

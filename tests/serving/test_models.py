@@ -8,19 +8,32 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from spanqa import contract
+from spanqa import contract, jobs
 
 SHORT = "the cat sat on the mat"
 LONG = "the old bridge stands near the red tower and the river . " * 5
 CITY = "two people live there in the old city"
+N_WORKERS = 2
+
+
+@pytest.fixture(params=["in its process", "asked"])
+def way(request):
+    """How the main entry's network runs: on a CPU in its own process, else asked of another model."""
+    if request.param == "asked":
+        request.getfixturevalue("on_a_gpu")
+    return request.param
 
 
 @pytest.fixture
-def ask(model):
-    """Sends requests to the main entry, as one batch."""
-    main = model(contract.QUESTION_ANSWERING)
-    yield lambda *requests: main.execute(list(requests))
-    main.finalize()
+def ask(way, main_entry):
+    """Sends requests to the main entry, as one batch, and waits for their answers."""
+    return main_entry()
+
+
+@pytest.fixture
+def ask_gpu(on_a_gpu, main_entry):
+    """As `ask`, where the network is another model's."""
+    return main_entry()
 
 
 @pytest.fixture
@@ -132,13 +145,28 @@ def test_rows_of_one_request_equal_requests_of_one_row(ask, request_of):
     assert arrays["HAS_ANSWER"][:, 0].tolist()[1:3] == [True, False]
 
 
-def test_windows_of_all_requests_share_calls_within_the_limits(ask, request_of, pb_utils):
-    responses = ask(*(request_of(("where?", text)) for text in (SHORT, LONG, CITY, LONG, SHORT)))
+def together(ask, pb_utils, make, first, *requests):
+    """The answers of requests that were all waiting before the first of their windows was taken."""
+    with pb_utils.encoder.held(n_calls=N_WORKERS) as all_wait:
+        holding = [make(first) for _ in range(N_WORKERS)]
+        for request in holding:  # one by one: two in one call would leave a worker free
+            ask.only(request)
+        all_wait()
+        ask.only(*requests)
+    assert not any(request.answer().has_error() for request in holding)
+    return [request.answer() for request in requests]
+
+
+def test_windows_of_all_requests_share_calls_within_the_limits(ask_gpu, request_of, pb_utils):
+    texts = (SHORT, CITY, LONG, CITY, LONG, SHORT)
+    requests = [request_of(("where?", text)) for text in texts]
+    responses = together(ask_gpu, pb_utils, request_of, ("where?", SHORT), *requests)
     assert not any(response.has_error() for response in responses)
-    calls = pb_utils.encoder.calls
+    calls = pb_utils.encoder.calls[N_WORKERS:]
     assert all(rows <= 4 and (rows == 1 or rows * length <= 96) for rows, length in calls)
-    assert sum(rows for rows, _ in calls) > 5
-    assert max(rows for rows, _ in calls) > 1
+    alone = 4 + 2 * 2  # calls, were none shared: each long text is five windows, at most three a call
+    assert sum(rows for rows, _ in calls) == 4 + 2 * 5
+    assert len(calls) < alone
 
 
 @pytest.mark.parametrize("entry", ["main", "ensemble"])
@@ -168,14 +196,14 @@ def test_a_row_asks_for_distinct_spans_for_itself(ask, request_of):
     assert overlaps[0] == 0 < overlaps[1]
 
 
-def test_logits_are_asked_for_in_cpu_memory(ask, request_of, pb_utils):
-    (response,) = ask(request_of(("who?", SHORT)))  # the fake leaves them on the GPU otherwise, as Triton does
+def test_logits_are_asked_for_in_cpu_memory(ask_gpu, request_of, pb_utils):
+    (response,) = ask_gpu(request_of(("who?", SHORT)))  # the fake leaves them on the GPU otherwise, as Triton does
     assert not response.has_error()
 
 
-def test_logits_left_on_the_gpu_all_the_same_are_told_in_one_sentence(ask, request_of, pb_utils):
+def test_logits_left_on_the_gpu_all_the_same_are_told_in_one_sentence(ask_gpu, request_of, pb_utils):
     pb_utils.encoder.keeps_on_gpu = True
-    (response,) = ask(request_of(("who?", SHORT)))
+    (response,) = ask_gpu(request_of(("who?", SHORT)))
     assert_error(
         response, pb_utils, "INTERNAL", "^encoder left its logits in GPU memory though CPU memory was asked for"
     )
@@ -203,17 +231,20 @@ def test_an_encoder_that_is_away_is_unavailable_for_those_with_windows_in_its_ca
 ):
     tower = int(tokenizer.pieces("tower").ids[0])
     pb_utils.encoder.faults = {tower: "Stub process 'encoder_0_0' is not healthy."}
-    full = request_of(("who?", "tower " * 43))  # three full windows: a call of their own
-    before, away, after = ask(request_of(("who?", SHORT)), full, request_of(("who?", CITY)))
-    assert (3, 32) in pb_utils.encoder.calls
+    # Three full windows: as many as a call takes, where it takes several.
+    away, *others = ask(*(request_of(("who?", text)) for text in ("tower " * 43, SHORT, CITY)))
     assert_error(away, pb_utils, "UNAVAILABLE", r"^the encoder is away for a moment .*not healthy.*: ask again$")
-    assert not before.has_error()
-    assert not after.has_error()
-    beside, away = ask(request_of(("who?", SHORT)), request_of(("who?", SHORT + " tower")))  # one call for both
-    for response in (beside, away):
-        assert_error(response, pb_utils, "UNAVAILABLE", "ask again$")
+    assert not any(other.has_error() for other in others)
     pb_utils.encoder.faults = {}
-    assert not ask(full)[0].has_error()
+    assert not ask(request_of(("who?", "tower " * 43)))[0].has_error()
+
+
+def test_those_in_the_call_of_an_encoder_that_is_away_may_ask_again(ask_gpu, request_of, pb_utils, tokenizer):
+    tower = int(tokenizer.pieces("tower").ids[0])
+    pb_utils.encoder.faults = {tower: "Stub process 'encoder_0_0' is not healthy."}
+    requests = [request_of(("who?", text)) for text in (SHORT, SHORT + " tower")]
+    for response in together(ask_gpu, pb_utils, request_of, ("who?", CITY), *requests):  # one call for both
+        assert_error(response, pb_utils, "UNAVAILABLE", "ask again$")
 
 
 def test_an_encoder_that_fails_is_internal_with_an_id_that_the_log_explains(
@@ -266,6 +297,13 @@ def test_logits_that_are_not_finite_fail_their_own_request(ask, request_of, pb_u
     assert_error(long, pb_utils, "INTERNAL", "logits are not finite")
 
 
+@pytest.fixture
+def asked_at_every_call(monkeypatch):
+    """Has Triton asked at every call whether a sender has given up, not only now and then."""
+    monkeypatch.setattr(jobs, "CHECK_S", -1.0)
+
+
+@pytest.mark.usefixtures("asked_at_every_call")
 def test_a_cancelled_request_costs_no_call_and_its_neighbours_are_answered(ask, request_of, pb_utils):
     (cancelled,) = ask(request_of(("who?", LONG), cancelled=True))
     assert_error(cancelled, pb_utils, "CANCELLED", "cancelled by its sender")
@@ -276,6 +314,7 @@ def test_a_cancelled_request_costs_no_call_and_its_neighbours_are_answered(ask, 
     assert_same_arrays(answered, expected)
 
 
+@pytest.mark.usefixtures("asked_at_every_call")
 def test_a_request_cancelled_half_way_asks_the_encoder_no_more(ask, request_of, pb_utils):
     request = request_of(("who?", LONG * 4))
     pb_utils.encoder.before_call = lambda: setattr(request, "cancelled", len(pb_utils.encoder.calls) >= 1)
