@@ -49,6 +49,7 @@ COMMANDS = {
     "infer_onnx": _command("build", "infer_onnx", "answer a dataset offline with an exported ONNX"),
     "build": _command("build", "build", "export a checkpoint into a model repository"),
     "serve": _command("serve", "serve", "serve a model repository with Triton"),
+    "health": _command("serve", "health", "ask a server a question, for probes: exit status 0 where it answers"),
     "ask": _command("client", "ask", "ask a server one question"),
     "predict": _command("client", "predict", "answer a whole dataset through a server"),
     "score": _command("client", "score", "SQuAD metrics of a prediction file"),

@@ -14,13 +14,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from spanqa import logs
 from spanqa_server import deathsig
 from spanqa_server.environment import Triton, backends_in, variables_for
 from spanqa_server.errors import ModelLoadError, PortError, ServerError, ServerLostError
+from spanqa_server.log_copy import shown
 from spanqa_server.processes import stubs_of
 from spanqa_server.repository import ModelFolder
 from spanqa_server.settings import ServerSettings
 from spanqa_server.shared_memory import RegionPrefix
+from spanqa_server.tracing import trace_options
 from spanqa_server.view import View
 
 ADMINISTRATION = "model-repository,shared-memory,trace,logging"
@@ -111,11 +114,15 @@ class TritonProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=variables_for(folder, triton),
+                env=variables_for(folder, triton) | self._log_variables(),
                 start_new_session=True,
                 pass_fds=(regions.descriptor,),
             )
         self.pid = self._process.pid
+
+    def _log_variables(self) -> dict[str, str]:
+        # Always JSON: so the models' own lines are told from Triton's; they are shown as it is asked for.
+        return {logs.FORMAT_VARIABLE: "json", logs.TEXT_VARIABLE: "1" if self._settings.log_text else "0"}
 
     def _arguments(self, models: Sequence[ModelFolder], backends: Path) -> list[str]:
         settings = self._settings
@@ -140,6 +147,7 @@ class TritonProcess:
         return [
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
+            *trace_options(settings),
             *(f"--load-model={model.name}" for model in models),
         ]
 
@@ -157,14 +165,19 @@ class TritonProcess:
         return self._view.in_repository(self.log_path.read_text("utf-8", "replace"))
 
     def attend_log(self) -> None:
-        """Copy new lines to stderr where that is wanted, and keep the log from filling the disk."""
+        """Copy new lines to stderr as far as they are wanted, and keep the log from filling the disk."""
         size = self.log_path.stat().st_size
-        if self._settings.verbose and size > self._n_copied:
+        if (self._settings.verbose or self._settings.show_faults) and size > self._n_copied:
             with self.log_path.open("rb") as log:
                 log.seek(self._n_copied)
-                text = log.read()
-            self._n_copied += len(text)
-            print(self._view.in_repository(text.decode("utf-8", "replace")), end="", file=sys.stderr, flush=True)
+                # What has no end yet is read again when it has.
+                text = log.read().rpartition(b"\n")
+            self._n_copied += len(text[0]) + len(text[1])
+            lines = self._view.in_repository(text[0].decode("utf-8", "replace")).splitlines() if text[1] else []
+            form, verbose = self._settings.log_format, self._settings.verbose
+            texts = [copy for line in lines if (copy := shown(line, log_format=form, verbose=verbose)) is not None]
+            if texts:
+                print("\n".join(texts), file=sys.stderr, flush=True)
         if size > LOG_LIMIT_BYTES:
             os.truncate(self.log_path, 0)
             self._n_copied = 0
@@ -187,7 +200,8 @@ class TritonProcess:
             self._process.terminate()
         deadline = time.monotonic() + STOP_GRACE_S
         # A model whose Python process was killed never counts as unloaded: once no process is left, all is done.
-        while self.is_running() and time.monotonic() < deadline and stubs_of(self.pid):
+        # But what Triton has traced and not yet written it writes last.
+        while self.is_running() and time.monotonic() < deadline and (self._settings.trace_file or stubs_of(self.pid)):
             time.sleep(POLL_S)
         self.attend_log()
         self.kill()

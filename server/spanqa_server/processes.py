@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from spanqa_server.environment import STUB_NAME
 
 PROC = Path("/proc")
 DEAD_STATES = "ZX"
-STATE, PARENT, EXIT_CODE = 0, 1, 49
+STATE, PARENT, USER_TICKS, SYSTEM_TICKS, EXIT_CODE = 0, 1, 11, 12, 49
 """Places in /proc/PID/stat counted from the state, which follows the name (proc(5) counts it third)."""
 
 
@@ -64,6 +65,18 @@ def is_uncollected(pid: int) -> bool:
     """Say whether a process has ended and its parent has not collected it."""
     fields = _stat_of(pid)
     return fields is not None and fields[STATE] in DEAD_STATES
+
+
+def uncollected_children(pid: int) -> tuple[int, ...]:
+    """Return the children of a process that have ended and that it has not collected."""
+    return tuple(child for child in _children(pid) if is_uncollected(child))
+
+
+def cpu_s_of(pid: int) -> float:
+    """Return how much time of a core a process has taken so far, in seconds; 0 where it is gone."""
+    fields = _stat_of(pid)
+    ticks = int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS]) if fields else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def end_of(pid: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spanqa.logs import FORMATS
 from spanqa_server.errors import PortError, ServerError
 
 MAX_PORT = 65_535
@@ -26,6 +27,13 @@ class ServerSettings:
         canary_interval_s: How often the server asks itself a question.
         canary_timeout_s: How long it waits for the answer.
         verbose: Whether Triton's log is copied to stderr.
+        show_faults: Whether what the models log is copied to stderr; `verbose` does that too.
+        log_format: `text` or `json`.
+        log_text: Whether the models' log may quote questions and contexts.
+        trace_url: A collector's OTLP/HTTP endpoint, which Triton's traces go to; "" for none.
+        trace_file: The beginning of the names of files with Triton's traces; "" for none.
+        trace_rate: One request of so many is traced.
+        quiet_s: How long nothing must be asked before dead processes that Triton holds are cleared by a fresh start.
         libpython_folders: Where to look for libpython; None for where this Python says it is.
     """
 
@@ -39,6 +47,13 @@ class ServerSettings:
     canary_interval_s: float = 5.0
     canary_timeout_s: float = 10.0
     verbose: bool = False
+    show_faults: bool = False
+    log_format: str = "text"
+    log_text: bool = False
+    trace_url: str = ""
+    trace_file: str = ""
+    trace_rate: int = 1000
+    quiet_s: float = 30.0
     libpython_folders: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -50,9 +65,14 @@ class ServerSettings:
             raise PortError(f"the gRPC, HTTP and metrics ports are {fixed}: give each its own")
         if not self.host or ":" in self.host:
             raise PortError(f"the host is {self.host!r}: give a name or an IPv4 address, such as 127.0.0.1")
-        for name in ("drain_timeout_s", "start_timeout_s", "canary_interval_s", "canary_timeout_s"):
+        for name in ("drain_timeout_s", "start_timeout_s", "canary_interval_s", "canary_timeout_s", "quiet_s"):
             if not getattr(self, name) >= 0:
                 raise ServerError(f"{name} is {getattr(self, name)}: give a number of seconds, 0 or more")
+
+        if self.log_format not in FORMATS:
+            raise ServerError(f"the log's format is {self.log_format!r}: choose {' or '.join(FORMATS)}")
+        if self.trace_rate < 1:
+            raise ServerError(f"the trace rate is {self.trace_rate}: give N to trace one request of N, 1 for each")
 
     def ports(self) -> dict[str, int]:
         """Return each endpoint's port, by the endpoint's name in messages."""

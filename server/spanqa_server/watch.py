@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from spanqa import contract
 from spanqa_server.control import CanaryAnswer, Control
+from spanqa_server.drain import drain
 from spanqa_server.errors import ServerLostError
 from spanqa_server.launch import TritonProcess
 from spanqa_server.processes import Stub, end_of, is_uncollected, stubs_of
+from spanqa_server.quiet import Leftovers
 from spanqa_server.repository import ENTRIES
 from spanqa_server.settings import ServerSettings
 
@@ -23,6 +25,8 @@ COLLECTED_WITHIN_S = 1.0
 """Triton collects a process that it has ended itself far sooner."""
 MAX_STRIKES = 3
 """Canaries lost in a row, with nothing else answered meanwhile, before Triton is started anew."""
+LAST_QUESTION_S = 1.0
+"""What a question may still take that arrives when Triton is to be started anew."""
 NETWORK = "the network"
 """Beside the names of models: what the main entry's own network has read."""
 
@@ -74,11 +78,17 @@ class Watch:
         self._n_strikes = 0
         self._n_answered: dict[str, int] = {}
         self._n_recoveries = 0
+        self._leftovers = Leftovers(process.pid, settings.quiet_s)
+        self._n_canaries = 0
 
     def take_recoveries(self) -> int:
         """Return how many models were loaded again since this was last asked."""
         n_recoveries, self._n_recoveries = self._n_recoveries, 0
         return n_recoveries
+
+    def _n_asked(self) -> int | None:
+        answered = self._control.n_answered()
+        return sum(answered.get(name, 0) for name in ENTRIES) - self._n_canaries if answered else None
 
     def is_entry_dead(self) -> bool:
         """Say whether the process of a model that clients ask has died: what it had accepted is lost.
@@ -118,7 +128,16 @@ class Watch:
         now = time.monotonic()
         if dead or now > self._rescan_at:
             self.rescan()
-        return self._look_at_canary(now)
+        return self._clear_leftovers() or self._look_at_canary(now)
+
+    def _clear_leftovers(self) -> Loss | None:
+        n_dead = self._leftovers.n_to_clear(self._n_asked)
+        if not n_dead:
+            return None
+        # A question that arrives just now is still answered, or told to ask again.
+        drain(self._control, ENTRIES, timeout_s=LAST_QUESTION_S, is_abandoned=lambda: False)
+        processes = "a dead Python process" if n_dead == 1 else f"{n_dead} dead Python processes"
+        return Loss(cause=f"Triton holds {processes} and has nothing to do", is_death=True)
 
     def _reload(self, model: str, pid: int) -> None:
         end = end_of(pid)
@@ -154,6 +173,7 @@ class Watch:
     def _ask_canary(self) -> None:
         # Not in the supervisor's own thread: while a busy server makes it wait, dead processes must still be seen.
         self._answer = self._control.ask_canary(self._settings.canary_timeout_s)
+        self._n_canaries += self._answer.problem is None
 
     def _judge_canary(self) -> str | None:
         # A busy server may refuse the canary or keep it waiting, but reads windows meanwhile: in the entry itself or by

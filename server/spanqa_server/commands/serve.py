@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from spanqa import logs
+from spanqa.logs import FORMATS
 from spanqa_server.errors import ServerLostError
 from spanqa_server.server import Server
 from spanqa_server.settings import ServerSettings
@@ -44,6 +46,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long the models may take to load (default: %(default)g)",
     )
     parser.add_argument("--verbose", action="store_true", help="copy Triton's log to stderr")
+    parser.add_argument(
+        "--log-format", choices=FORMATS, default=defaults.log_format, help="lines on stderr (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--log-text", action="store_true", help="let the log of faults quote questions and contexts (default: never)"
+    )
+    parser.add_argument(
+        "--trace-url",
+        metavar="URL",
+        default="",
+        help="send traces to a collector's OTLP/HTTP endpoint, by OpenTelemetry",
+    )
+    parser.add_argument(
+        "--trace-file", metavar="FILE", default="", help="write traces into FILE.0, FILE.1, ... as Triton's JSON"
+    )
+    parser.add_argument(
+        "--trace-rate",
+        type=int,
+        metavar="N",
+        default=defaults.trace_rate,
+        help="trace one request of N (default: %(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -54,9 +78,15 @@ def run(args: argparse.Namespace) -> int:
         0 after a clean stop, 1 where Triton was lost for good.
     """
 
+    is_json = args.log_format == "json"
+
+    def say(level: str, event: str, line: str) -> None:
+        text = logs.json_line(level, event, message=line) if is_json else f"spanqa: {line}"
+        print(text, file=sys.stderr, flush=True)
+
     def report(line: str) -> None:
         if not args.quiet:
-            print(f"spanqa: {line}", file=sys.stderr, flush=True)
+            say("info", "server", line)
 
     server = Server(
         args.repository,
@@ -68,6 +98,12 @@ def run(args: argparse.Namespace) -> int:
         drain_timeout_s=args.drain_timeout_s,
         start_timeout_s=args.start_timeout_s,
         verbose=args.verbose,
+        show_faults=not args.quiet,
+        log_format=args.log_format,
+        log_text=args.log_text,
+        trace_url=args.trace_url,
+        trace_file=args.trace_file,
+        trace_rate=args.trace_rate,
     )
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -81,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _serve(server, args, report)
     except ServerLostError as error:
-        print(f"spanqa: error: {error}", file=sys.stderr)
+        say("error", "lost", f"{'' if is_json else 'error: '}{error}")
         return EXIT_LOST
     finally:
         server.stop()
@@ -92,7 +128,10 @@ def run(args: argparse.Namespace) -> int:
 def _serve(server: Server, args: argparse.Namespace, report: Callable[[str], None]) -> int:
     report(f"loading the models of {server.settings.repository}")
     server.start()
-    if not args.quiet and not server.is_stopping:
+    if not args.quiet and not server.is_stopping and args.log_format == "json":
+        urls = {"grpc": server.url, "http": server.http_url, "metrics": server.metrics_url}
+        print(logs.json_line("info", "ready", message="ready", **urls), file=sys.stderr, flush=True)
+    elif not args.quiet and not server.is_stopping:
         print(
             f"ready\n  gRPC     {server.url}\n  HTTP     {server.http_url}\n  metrics  {server.metrics_url}", flush=True
         )
