@@ -92,7 +92,7 @@ def trained(specs, models, twelve_questions, tmp_path_factory):
             "training_ds.batch_size=8",
             "validation_ds.batch_size=8",
         ]
-        few = ["training_ds.num_samples=8", "validation_ds.num_samples=4"]
+        few = ["training_ds.num_samples=8", "validation_ds.num_samples=2"]
         with pytest.MonkeyPatch.context() as patch:
             from huggingface_hub import constants
 

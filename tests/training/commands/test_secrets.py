@@ -79,7 +79,7 @@ def test_two_processes_get_the_key_and_nothing_shows_it(train, tmp_path, capfd):
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        assert main([*train, "-g", "2", "-k", SECRET]) == 0
+        assert main([*train, "-g", "2", "-k", SECRET, "trainer.max_steps=2"]) == 0
     finally:
         ended.set()
         looking.join()

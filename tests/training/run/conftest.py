@@ -1,7 +1,9 @@
 """`spanqa train` on twenty real questions, and what its results are read with."""
 
 import json
+import multiprocessing
 import sys
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -29,6 +31,15 @@ def train(tmp_path, tiny_checkpoint, twenty_questions):
         return ["train", "-e", str(spec), "-m", str(tiny_checkpoint), "-r", str(results), "--quiet", *files, *overrides]
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Makes processes, each forked from one that has imported all: a process that begins imports for seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["spanqa_training.run.training_run"])
+    forkserver.ensure_running()  # while this process imports the same
+    return context
 
 
 @pytest.fixture(scope="session")

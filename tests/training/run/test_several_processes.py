@@ -1,6 +1,5 @@
 """Several processes train the model that one process would have trained."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -35,11 +34,9 @@ def command(tmp_path_factory, twenty_questions):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started_soon():
-    """Processes are forked from one that has imported all; test_secrets.py spawns them as a user's command does."""
+def started_soon(forked):
+    """test_secrets.py spawns processes as a user's command does."""
     start = torch.multiprocessing.start_processes
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["spanqa_training.run.training_run"])
 
     def from_one(*arguments, **options):
         return start(*arguments, **{**options, "start_method": "forkserver"})
