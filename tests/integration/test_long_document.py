@@ -15,8 +15,8 @@ from spanqa_client.client import QAClient
 from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
-N_WORDS = 8_000
-N_WORDS_ASKED_AGAIN = 800
+N_WORDS = 5_000
+N_WORDS_ASKED_AGAIN = 500
 N_TIMES = 10
 NOISE = 1.03
 """Memory may differ by 3 % between two equal requests: allocators keep and give back at their own pace."""
@@ -54,7 +54,7 @@ def known(heldout: list[Example], offline: Any) -> Example:
     return min(answered)[2]
 
 
-def test_a_fact_at_the_end_of_8_000_words_is_found(
+def test_a_fact_at_the_end_of_5_000_words_is_found(
     server: Server, offline: Any, known: Example, filler: list[str]
 ) -> None:
     document = document_ending_with(known.context, filler, N_WORDS)

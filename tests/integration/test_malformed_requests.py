@@ -280,7 +280,7 @@ def test_each_malformed_request_is_one_error_while_good_ones_beside_it_are_answe
         return ask
 
     with channel, ThreadPoolExecutor(N_SENDERS) as pool:
-        with tools.Asking([asking(entry) for entry in tools.ENTRIES * 3]) as load:
+        with tools.Asking([asking(entry) for entry in tools.ENTRIES]) as load:
             faults = list(filter(None, pool.map(lambda case: _fault(tools, stub, case), cases)))
         assert faults == []
         assert min(load.n_asked) > 0
@@ -296,7 +296,7 @@ def test_good_questions_share_batches_with_bad_ones_and_are_answered(
     channel, stub = tools.connect(server.url)
     name = contract.QUESTION_ANSWERING
     bad = {"TOP_N": ("INT32", [1, 1], struct.pack("<i", 0))}
-    long_text = "\n".join(context for _, context, _ in good)
+    long_text = "\n".join(context for _, context, _ in good[:8])
 
     def statistics() -> Any:
         request = tools.service_pb2.ModelStatisticsRequest(name=name)

@@ -6,7 +6,9 @@ from spanqa.cli import main
 from spanqa.datasets import read_dataset
 from spanqa_training.commands.negatives import write_squad
 
-N_QUESTIONS = 100
+N_QUESTIONS = 30
+MANY = 3
+"""Answers that may be others than the checkpoint's, and what they may win or lose together."""
 
 
 def test_a_running_server_is_held_against_its_checkpoint(server, root, tmp_path, capsys):
@@ -19,7 +21,7 @@ def test_a_running_server_is_held_against_its_checkpoint(server, root, tmp_path,
     assert reference["name"] == "torch float32"
     assert served["parity"]["n_questions"] == N_QUESTIONS
     assert 0 < served["parity"]["max_difference"] < 3
-    assert served["parity"]["answers_changed"] <= 10
+    assert served["parity"]["answers_changed"] <= MANY
     low, high = served["f1_difference_95"]
     assert low <= served["f1"] - reference["f1"] <= high
-    assert abs(served["f1"] - reference["f1"]) < 3
+    assert abs(served["f1"] - reference["f1"]) <= 100 * MANY / N_QUESTIONS
