@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fault_command import ServeCommand
 from fault_setting import (
+    PACE_S,
     RECOVERY_S,
     TIMEOUT_S,
     Load,
@@ -26,6 +27,8 @@ from spanqa_server.server import Server
 
 KILL_PACE_S = 4.0
 """The load is spread so that it lasts about this long for each kill."""
+EVENTS = ("restart", "roll-over")
+"""What happens once beside the kills."""
 SHORT_CHARS = 1200
 """Contexts up to here fit the ensemble, which takes 16 windows."""
 STOPPED_S = 10.0
@@ -57,10 +60,10 @@ def _roll_over(server: Server, setting: Setting, verdict: Verdict) -> None:
 def kills(setting: Setting, verdict: Verdict) -> None:
     """Stubs of every kind killed at random moments, a restart and a roll-over, under all questions and both entries."""
     models = sorted({contract.PREPROCESS, contract.ENCODER, contract.POSTPROCESS, contract.QUESTION_ANSWERING})
-    pace_s = setting.n_kills * KILL_PACE_S / len(setting.items)
+    pace_s = max(PACE_S, setting.n_kills * KILL_PACE_S / len(setting.items))
     short = [place for place, (_, context) in enumerate(setting.items) if len(context) < SHORT_CHARS]
     items, expected = [setting.items[i] for i in short], [setting.expected[i] for i in short]
-    events = ["restart", "roll-over", *(models[number % len(models)] for number in range(setting.n_kills))]
+    events = [*EVENTS, *(models[number % len(models)] for number in range(setting.n_kills))]
     setting.rng.shuffle(events)
     server = setting.server()
     server.start()

@@ -23,6 +23,8 @@ RECOVERY_S = 6.0
 TIMEOUT_S = 120.0
 """What a question may take, everything included: recoveries, restarts and a busy machine."""
 CONCURRENCY = 16
+PACE_S = 0.01
+"""Between two questions: a steady load, which leaves a fast model's machine some room to recover."""
 STOP_S = 8.0
 """What a stop may take when nothing is asked any more."""
 
@@ -113,7 +115,7 @@ class Load:
         expected: Sequence[Answer],
         *,
         model_name: str = contract.QUESTION_ANSWERING,
-        pace_s: float = 0.0,
+        pace_s: float = PACE_S,
         endless: bool = False,
         timeout_s: float = TIMEOUT_S,
     ) -> None:

@@ -89,8 +89,8 @@ def test_senders_that_are_slow_vanish_give_up_or_send_too_much_harm_nobody_else(
     held("fault_senders", name, running=served, **SHARPEST)
 
 
-def test_a_restart_and_a_roll_over_amid_the_questions_lose_none(held: Any) -> None:
-    held("fault_kills", "kills", n_kills=0)
+def test_a_restart_amid_the_questions_loses_none(held: Any) -> None:
+    held("fault_kills", "kills", EVENTS=("restart",))
 
 
 def test_all_python_processes_killed_at_once_come_back_and_no_question_is_lost(held: Any, served: Server) -> None:
@@ -112,12 +112,8 @@ def test_a_damaged_repository_is_refused_in_one_sentence(held: Any, benchmark: A
 def test_a_new_version_that_is_damaged_is_told_in_one_sentence_and_the_old_one_answers_on(
     held: Any, benchmark: Any
 ) -> None:
-    few = ("no network", "a failing warm-up")
-    held(
-        "fault_files",
-        "damaged_at_roll_over",
-        DAMAGES={damage: benchmark("fault_files").DAMAGES[damage] for damage in few},
-    )
+    damage = "a failing warm-up"
+    held("fault_files", "damaged_at_roll_over", DAMAGES={damage: benchmark("fault_files").DAMAGES[damage]})
 
 
 def test_shared_memory_without_room_costs_no_question_that_can_wait(held: Any) -> None:

@@ -18,7 +18,7 @@ from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
 N_INPUTS = 240
-N_TEXTS = 150
+N_TEXTS = 100
 SEED = 7
 
 
