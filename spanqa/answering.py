@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from spanqa import logs
 from spanqa.cpu_network import Logits
 from spanqa.errors import LogitsError
 from spanqa.jobs import Job
@@ -124,8 +125,7 @@ class Answering:
             job = self._job(request)
             self._schedule.accept(is_long=job.is_long)
         except Exception as error:  # every fault is told to whom it concerns
-            self._telemetry.rejected(reason_of(error))
-            request.refuse(error)
+            self._refuse(request, error)
             return None
         self._telemetry.queued(self._schedule.n_jobs)
         return job
@@ -148,19 +148,24 @@ class Answering:
         telemetry = self._telemetry
         telemetry.queued(self._schedule.n_jobs)
         if isinstance(outcome, Exception):
-            telemetry.rejected(reason_of(outcome))
-            request.refuse(outcome)
+            self._refuse(request, outcome)
             return
         thresholds = [row.options.no_answer_threshold for row in job.rows]
         truncated = [windows.question_truncated for windows in job.windows]
         try:
             request.respond(response_tensors(outcome, thresholds, truncated))
         except Exception as error:  # shared memory may be full: an error needs less of it
-            telemetry.rejected(reason_of(error))
-            request.refuse(error)
+            self._refuse(request, error)
             return
         n_without = sum(not one.has_answer(threshold) for one, threshold in zip(outcome, thresholds, strict=True))
         telemetry.answered(len(job.rows), job.n_windows, n_without, sum(truncated))
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        self._telemetry.rejected(reason_of(error))
+        try:
+            request.refuse(error)
+        except Exception as fault:  # a worker goes on, and the neighbours of this request must not fail for it
+            logs.write("error", "unanswered", f"a request could not be answered: {logs.said(fault)}")
 
     def _read(self, jobs: Sequence[Job]) -> None:
         """Tokenise short requests together, so that a context of several is tokenised once, and queue them."""

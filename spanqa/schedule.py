@@ -59,7 +59,10 @@ class Schedule:
         self._packing, self._limits, self._n_workers, self._clock = packing, limits, n_workers, clock
         self._short = _Lane(packing)
         self._long: deque[_Lane] = deque()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # Of its own: were the reader of long requests to wait with the workers, it would be woken in place of one.
+        self._answered = threading.Condition(lock)
         self._n_jobs = {False: 0, True: 0}
         self._n_running = {False: 0, True: 0}
         self._n_short_in_a_row = 0
@@ -120,7 +123,7 @@ class Schedule:
     def wait_for(self, job: Job) -> None:
         """Wait until a long request is answered."""
         with self._changed:
-            self._changed.wait_for(lambda: job.is_answered)
+            self._answered.wait_for(lambda: job.is_answered)
 
     def take(self) -> Call | None:
         """Give the next call, waiting for one; None when it is all over."""
@@ -145,7 +148,9 @@ class Schedule:
             self._n_running[call.is_long] -= 1
             pace_s = seconds / len(call.units)
             self._pace_s += (pace_s - self._pace_s) * (PACE_WEIGHT if self._pace_s else 1.0)
-            if call.is_long or self._long or self._is_closed:
+            if call.is_long:
+                self._answered.notify_all()
+            if self._long or self._is_closed:
                 self._changed.notify_all()
 
     def stop_accepting(self) -> None:
@@ -161,6 +166,7 @@ class Schedule:
 
     def _next(self) -> Call | None:
         n_running = sum(self._n_running.values())
+        self._short.drop_answered()  # they must not keep long ones waiting
         taken = self._take_long() if self._is_long_next() else None
         is_long = taken is not None
         taken = taken or self._short.take()
@@ -213,7 +219,7 @@ class _Lane:
 
     def take(self) -> tuple[tuple[Unit, ...], Bucket | None] | None:
         """The windows of the next call: the one that waits longest, and what its encoder takes beside it."""
-        self._drop_answered()
+        self.drop_answered()
         waiting = [bucket for bucket, queue in self._queues.items() if queue]
         if not waiting:
             return None
@@ -232,7 +238,8 @@ class _Lane:
                 units.append(unit)
         return tuple(units), bucket
 
-    def _drop_answered(self) -> None:
+    def drop_answered(self) -> None:
+        """Forget the windows in front whose requests are answered: where any are left, one of them is wanted."""
         for queue in self._queues.values():
             while queue and queue[0][1].job.is_answered:
                 queue.popleft()
