@@ -141,9 +141,15 @@ def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def ask_every_way(title: str, folder: Path, examples: Sequence[Example], *, quiet: bool) -> list[Way]:
+def ask_every_way(
+    title: str, folder: Path, examples: Sequence[Example], *, n_layers: int | None, quiet: bool
+) -> list[Way]:
     """Make one of the models below a folder and ask it every way; torch comes first."""
     shipped, model = load_checkpoint(SHIPPED)
+    if n_layers is not None:
+        model.layers = model.layers[:n_layers]
+        model.config = replace(shipped.encoder, num_layers=n_layers)
+        shipped = replace(shipped, encoder=model.config)
     checkpoint = replace(shipped, **MODELS[title])
     save_checkpoint(checkpoint, model, folder / "model")
     dataset = folder / "questions.json"
@@ -176,13 +182,16 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions (default: %(default)s)")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="pass over the first N, to ask them in parts")
+    parser.add_argument(
+        "--layers", type=int, metavar="N", help="keep so many layers, to ask many questions in little time"
+    )
     parser.add_argument("--model", choices=MODELS, action="append", help="one of the models (default: each of them)")
     args = parser.parse_args()
     examples = heldout_examples()[args.skip : args.skip + args.questions]
     rows: list[dict[str, Any]] = []
     for title in args.model or MODELS:
         with tempfile.TemporaryDirectory(prefix="spanqa-every-way-") as folder:
-            ways = ask_every_way(title, Path(folder), examples, quiet=args.quiet)
+            ways = ask_every_way(title, Path(folder), examples, n_layers=args.layers, quiet=args.quiet)
         right = ways[0].said
         for way in ways:
             compared = [(one, other) for one, other in zip(way.said, right, strict=True) if one is not None]
