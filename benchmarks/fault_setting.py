@@ -125,6 +125,7 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fault-load", daemon=True)
         self.n_sent, self.n_answered, self.longest_s = 0, 0, 0.0
+        self._is_given_up = False
         self.wrong: list[str] = []
         self.versions: set[str] = set()
 
@@ -161,12 +162,12 @@ class Load:
         return not self._thread.is_alive()
 
     def wait_for_more(self, n_more: int = 2 * CONCURRENCY, timeout_s: float = TIMEOUT_S) -> None:
-        """Wait until so many more questions are answered, or all are, or none is for too long, which is noted."""
+        """Wait until so many more questions are answered, or all are, or not in time, which is noted once."""
         wanted, deadline = self.n_answered + n_more, time.monotonic() + timeout_s
-        while self.n_answered < wanted and not self.is_done:
+        while self.n_answered < wanted and not self.is_done and not self._is_given_up:
             if time.monotonic() > deadline:
                 self.wrong.append(f"no {n_more} questions were answered within {timeout_s:g} s")
-                return
+                self._is_given_up = True
             time.sleep(0.02)
 
     def __enter__(self) -> Load:
