@@ -195,8 +195,6 @@ class Encoder:
         return None
 
     def __call__(self, inputs, model=None):
-        if self.before_call:
-            self.before_call()
         ids, mask, types = (inputs[tensor.name] for tensor in contract.ENCODER_INPUTS)
         for array in (ids, mask, types):
             if array.dtype != np.int32 or array.shape != ids.shape:
@@ -204,6 +202,8 @@ class Encoder:
         with self._lock:
             self.calls.append(ids.shape)
             self.asked.append(model)
+        if self.before_call:
+            self.before_call()
         for token, message in self.faults.items():
             if (ids == token).any():
                 return InferenceResponse(error=TritonError(message))
