@@ -40,7 +40,8 @@ class ServeCommand:
             if not line:
                 raise RuntimeError(f"`spanqa serve` ended: {self.process.communicate()[1]}")
         self.url = line.split()[1]
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         for line in self.process.stderr or ():
@@ -56,6 +57,11 @@ class ServeCommand:
             self.process.wait(60)
         if self.process.poll() is None:
             self.process.kill()
+            self.process.wait()
+        self._listener.join(5)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
 
     def triton_pid(self) -> int:
         """Give the process id of its Triton."""

@@ -164,8 +164,10 @@ def full_disk(setting: Setting, verdict: Verdict) -> None:
                     load.wait_for_more(64)
                     version = add_same_version(setting.repository)
                     command.process.send_signal(1)  # SIGHUP
-                    told = wait_until(lambda: any("reloaded" in line for line in command.said), 30)
-                    verdict.require(told is not None, f"the roll-over did not fail in words: {command.said}")
+                    # What is rolled in frees the room of what it replaces, so that this may even succeed.
+                    ends = (f"version {version} of", "not reloaded")
+                    told = wait_until(lambda: any(end in line for line in command.said for end in ends), 30)
+                    verdict.require(told is not None, f"the roll-over told nothing: {command.said}")
                     load.wait_for_more(64)
                 for line in command.said:
                     _require_sentence(line, verdict, "a full disk")
