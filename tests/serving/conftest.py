@@ -220,7 +220,7 @@ class Encoder:
 
     @contextmanager
     def held(self, n_calls):
-        """Hold the next calls until the end of the block; the list that it gives grows by one for each that waits."""
+        """Hold the next calls until the end of the block, which is given what comes back when one more is held."""
         waiting, free = SimpleQueue(), threading.Event()
         n_free = iter(range(n_calls))
 
@@ -231,7 +231,7 @@ class Encoder:
 
         self.before_call = wait
         try:
-            yield lambda: [waiting.get(timeout=LONGEST_S) for _ in range(n_calls)]
+            yield lambda: waiting.get(timeout=LONGEST_S)
         finally:
             free.set()
             self.before_call = None

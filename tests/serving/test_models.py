@@ -147,11 +147,11 @@ def test_rows_of_one_request_equal_requests_of_one_row(ask, request_of):
 
 def together(ask, pb_utils, make, first, *requests):
     """The answers of requests that were all waiting before the first of their windows was taken."""
-    with pb_utils.encoder.held(n_calls=N_WORKERS) as all_wait:
+    with pb_utils.encoder.held(n_calls=N_WORKERS) as one_more_is_held:
         holding = [make(first) for _ in range(N_WORKERS)]
         for request in holding:  # one by one: two in one call would leave a worker free
             ask.only(request)
-        all_wait()
+            one_more_is_held()
         ask.only(*requests)
     assert not any(request.answer().has_error() for request in holding)
     return [request.answer() for request in requests]
@@ -164,8 +164,8 @@ def test_windows_of_all_requests_share_calls_within_the_limits(ask_gpu, request_
     assert not any(response.has_error() for response in responses)
     calls = pb_utils.encoder.calls[N_WORKERS:]
     assert all(rows <= 4 and (rows == 1 or rows * length <= 96) for rows, length in calls)
-    alone = 4 + 2 * 2  # calls, were none shared: each long text is five windows, at most three a call
-    assert sum(rows for rows, _ in calls) == 4 + 2 * 5
+    alone = 4 + 2 * 2  # calls, were none shared: each long text is six windows, at most three a call
+    assert sum(rows for rows, _ in calls) == 4 + 2 * 6
     assert len(calls) < alone
 
 
