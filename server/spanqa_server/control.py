@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from spanqa import contract
-from spanqa.telemetry import TOKENS
+from spanqa.telemetry import QUEUED, TOKENS
 from spanqa_server.errors import ServerLostError
 
 CANARY_QUESTION = "Where does the ferry leave from?"
@@ -26,6 +26,8 @@ LOAD_TIMEOUT_S = 60.0
 POLL_S = 0.05
 BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
+PENDING = "nv_inference_pending_request_count"
+"""Triton's own metric: requests that wait for an instance of a model."""
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = [
     # A proxy of the environment has no business between two processes of one machine.
@@ -122,12 +124,26 @@ class Control:
 
     def n_tokens_read(self) -> int:
         """Return how many tokens the network has read, as the main entry counts them; 0 where nothing says so."""
+        return self._metric(TOKENS, self._metrics()) or 0
+
+    def has_all_answered(self) -> bool:
+        """Say whether the main entry counts nothing that waits, nor Triton before it; no where nothing says so."""
+        lines = self._metrics()
+        return self._metric(QUEUED, lines) == 0 and self._metric(PENDING, lines) == 0
+
+    def _metrics(self) -> list[str]:
         try:
             with _NO_PROXY.open(self._metrics_url, timeout=CALL_TIMEOUT_S) as response:
-                text = response.read().decode("utf-8", "replace")
+                return list(response.read().decode("utf-8", "replace").splitlines())
         except (OSError, http.client.HTTPException):
-            return 0
-        return sum(int(float(line.rpartition(" ")[2])) for line in text.splitlines() if line.startswith(TOKENS + "{"))
+            return []
+
+    @staticmethod
+    def _metric(name: str, lines: Sequence[str]) -> int | None:
+        """The sum of a metric's series of the main entry; None where there is none."""
+        label = f'model="{contract.QUESTION_ANSWERING}"'
+        series = [line for line in lines if line.startswith(name + "{") and label in line]
+        return sum(int(float(line.rpartition(" ")[2])) for line in series) if series else None
 
     def states(self) -> dict[tuple[str, int], str]:
         """Return the state, such as READY or UNLOADING, of each version of each model; version 0 where it has none.

@@ -251,8 +251,10 @@ class Supervisor(threading.Thread):
         def is_abandoned() -> bool:
             return self.abandoned.is_set() or watch.is_entry_dead() or not self._process.is_running()
 
-        if not drain(control, names, timeout_s=self._settings.drain_timeout_s, is_abandoned=is_abandoned):
+        drained = drain(control, names, timeout_s=self._settings.drain_timeout_s, is_abandoned=is_abandoned)
+        if not drained.all_answered:
             self._report("stopped before every accepted question was answered")
         watch.end_retired()
-        if not control.is_loading:  # Triton would wait for a load; killed it will be in any case
+        # Triton would wait for a load, and for what it counts wrongly; killed it will be in any case.
+        if not control.is_loading and not drained.is_miscounted:
             self._process.stop()
