@@ -14,12 +14,13 @@ from pathlib import Path
 
 # Deadlines that a process computed from the faked clock are given to the kernel in its own time. Those of the
 # monotonic clock count from the machine's start and are far smaller. The versions are named, since dlsym would give the
-# condition variables of before 2003, which wait for ever; those of mutexes are glibc's first on x86-64.
+# condition variables of before 2003, which wait for ever; 2.34 is below the glibc that we need.
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -69,9 +70,14 @@ int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *restrict
     return next(c, m, &own);
 }
 int pthread_mutex_timedlock(pthread_mutex_t *restrict m, const struct timespec *restrict t) {
-    ORIGINAL(pthread_mutex_timedlock, "GLIBC_2.2.5");
+    ORIGINAL(pthread_mutex_timedlock, "GLIBC_2.34");
     struct timespec own = real(t);
     return next(m, &own);
+}
+int sem_timedwait(sem_t *restrict s, const struct timespec *restrict t) {
+    ORIGINAL(sem_timedwait, "GLIBC_2.34");
+    struct timespec own = real(t);
+    return next(s, &own);
 }
 """
 
