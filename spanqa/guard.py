@@ -9,7 +9,7 @@ from typing import Any
 from spanqa import logs
 from spanqa.errors import InputError, OverloadError, SpanqaError
 
-_OUTAGES = ("not healthy", "no available versions", "is not ready", "unavailable", "not found", "shutting down")
+_OUTAGES = ("not healthy", "no available versions", "not ready", "unavailable", "not found", "shutting down")
 """What Triton says of a model that died or is being loaded again: asking again helps."""
 
 

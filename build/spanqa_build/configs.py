@@ -24,9 +24,7 @@ PROFILE = "0"
 OPEN = -1
 """A dimension that a request decides."""
 MAX_QUESTIONS = 32
-"""Most rows of a request to question_answering, and most questions in one of its batches."""
-MAX_QUEUED_REQUESTS = 1024
-"""Requests that may wait; one more is refused as UNAVAILABLE instead of waiting for ever."""
+"""Most rows of a request to question_answering."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +107,8 @@ def _main_config(manifest: Manifest, limits: Limits) -> pb.ModelConfig:
         # work for the other.
         n_instances=1 if manifest.engine is None and not manifest.packing.buckets else 2,
     )
-    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED_REQUESTS
+    # No dynamic batching: the model gathers windows of all requests by itself, and Triton's Python backend refuses a
+    # whole batch for one text that its sender cut off.
     # For people who read a configuration: no client does, as only the version that answers knows its own.
     config.parameters["no_answer_threshold"].string_value = repr(manifest.decode.no_answer_threshold)
     config.parameters["max_answer_tokens"].string_value = str(manifest.decode.max_answer_tokens)

@@ -12,6 +12,7 @@ from spanqa_server.environment import STUB_NAME
 
 PROC = Path("/proc")
 DEAD_STATES = "ZX"
+STOPPED_STATE = "T"
 STATE, PARENT, USER_TICKS, SYSTEM_TICKS, EXIT_CODE = 0, 1, 11, 12, 49
 """Places in /proc/PID/stat counted from the state, which follows the name (proc(5) counts it third)."""
 
@@ -65,6 +66,12 @@ def is_uncollected(pid: int) -> bool:
     """Say whether a process has ended and its parent has not collected it."""
     fields = _stat_of(pid)
     return fields is not None and fields[STATE] in DEAD_STATES
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped by a signal; one that a debugger holds is not."""
+    fields = _stat_of(pid)
+    return fields is not None and fields[STATE] == STOPPED_STATE
 
 
 def uncollected_children(pid: int) -> tuple[int, ...]:

@@ -38,16 +38,22 @@ class View:
         Raises:
             RepositoryError: If the folders cannot be read or written.
         """
+        # Beside the old view first: where the disk is full, that one must stay.
+        new = self.folder.with_name(f"{self.folder.name}.new")
         try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            for model in models:
+                self._show(new, model, {model.version, *(beside or {}).get(model.name, ())})
             for path in self.folder.iterdir():
                 path.unlink() if path.is_symlink() else shutil.rmtree(path)
-            for model in models:
-                self._show(model, {model.version, *(beside or {}).get(model.name, ())})
+            for path in new.iterdir():
+                path.rename(self.folder / path.name)
         except OSError as error:
             raise RepositoryError(f"{self._told} cannot be read: {error}: ask for the reload again") from error
 
-    def _show(self, model: ModelFolder, versions: Collection[int]) -> None:
-        origin, place = self._repository / model.name, self.folder / model.name
+    def _show(self, folder: Path, model: ModelFolder, versions: Collection[int]) -> None:
+        origin, place = self._repository / model.name, folder / model.name
         if not is_of_build(model.name):
             place.symlink_to(origin)  # it may serve versions as it likes
             return

@@ -12,7 +12,7 @@ from spanqa_server.control import CanaryAnswer, Control
 from spanqa_server.drain import drain
 from spanqa_server.errors import ServerLostError
 from spanqa_server.launch import TritonProcess
-from spanqa_server.processes import Stub, end_of, is_uncollected, stubs_of
+from spanqa_server.processes import Stub, end_of, is_stopped, is_uncollected, stubs_of
 from spanqa_server.quiet import Leftovers
 from spanqa_server.repository import ENTRIES
 from spanqa_server.settings import ServerSettings
@@ -23,6 +23,8 @@ RETIRED_S = 60.0
 """How long the healthy siblings of a dead process may take to finish before they are ended."""
 COLLECTED_WITHIN_S = 1.0
 """Triton collects a process that it has ended itself far sooner."""
+STOPPED_S = 0.5
+"""How long a Python process may be stopped by a signal; Triton takes it for dead after a second."""
 MAX_STRIKES = 3
 """Canaries lost in a row, with nothing else answered meanwhile, before Triton is started anew."""
 LAST_QUESTION_S = 1.0
@@ -71,6 +73,7 @@ class Watch:
         self._stubs: dict[int, Stub] = {stub.pid: stub for stub in stubs_of(process.pid)}
         self._retired: dict[int, float] = {}
         self._ended_at: dict[int, float] = {}
+        self._stopped_at: dict[int, float] = {}
         self._rescan_at = time.monotonic() + RESCAN_S
         self._canary_at = time.monotonic() + settings.canary_interval_s
         self._canary = threading.Thread()
@@ -112,6 +115,7 @@ class Watch:
         Returns:
             Why Triton must be started anew, or None.
         """
+        self._end_stopped()
         # Triton collects the processes that it ends itself. One that nobody has collected ended by itself.
         dead = {stub.model: stub.pid for stub in self._stubs.values() if is_uncollected(stub.pid)}
         if contract.QUESTION_ANSWERING in dead:
@@ -129,6 +133,15 @@ class Watch:
         if dead or now > self._rescan_at:
             self.rescan()
         return self._clear_leftovers() or self._look_at_canary(now)
+
+    def _end_stopped(self) -> None:
+        """End processes that were stopped, before Triton gives their requests up: it crashes when they then go on."""
+        now = time.monotonic()
+        stopped = [pid for pid in self._stubs if is_stopped(pid)]
+        self._stopped_at = {pid: self._stopped_at.get(pid, now) for pid in stopped}
+        for pid, since in self._stopped_at.items():
+            if now - since > STOPPED_S:
+                self._process.end_stub(pid)
 
     def _clear_leftovers(self) -> Loss | None:
         n_dead = self._leftovers.n_to_clear(self._n_asked)
