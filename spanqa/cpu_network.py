@@ -58,19 +58,25 @@ class OnnxNetwork:
         return start_logits, end_logits
 
 
-def network_path(repository: Path, version: int, manifest: Manifest) -> Path:
+def network_path(repository: Path, version: int, manifest: Manifest, *, model: str = contract.ENCODER) -> Path:
     """Give the file of one version's network, and check that it is the one that the manifest names.
+
+    Args:
+        repository: The repository's folder.
+        version: The version.
+        manifest: Its manifest.
+        model: The encoder that has it.
 
     Raises:
         SpanqaError: It is not.
     """
-    folder = repository / contract.ENCODER / str(version)
-    named = [file for file in NETWORK_FILES if f"{contract.ENCODER}/{file}" in manifest.artefacts]
+    folder = repository / model / str(version)
+    named = [file for file in NETWORK_FILES if f"{model}/{file}" in manifest.artefacts]
     if not named:  # manifests of version 1
         return folder / NETWORK_FILE
     path = folder / named[0]
     for file in (path, *weights_beside(path)):
-        check_file(file, manifest.artefacts[f"{contract.ENCODER}/{file.name}"], whole=True)
+        check_file(file, manifest.artefacts[f"{model}/{file.name}"], whole=True)
     return path
 
 

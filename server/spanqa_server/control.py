@@ -114,10 +114,10 @@ class Control:
         problem = "an answer without outputs" if result.as_numpy(contract.ANSWER.name) is None else None
         return CanaryAnswer(problem=problem, may_be_busy=False)
 
-    def n_answered(self) -> dict[str, int]:
+    def n_answered(self, timeout_s: float = CALL_TIMEOUT_S) -> dict[str, int]:
         """Return how many requests each model has answered since it was loaded; empty where Triton does not say."""
         try:
-            statistics = self._client.get_inference_statistics(client_timeout=CALL_TIMEOUT_S)
+            statistics = self._client.get_inference_statistics(client_timeout=min(timeout_s, CALL_TIMEOUT_S))
         except InferenceServerException:
             return {}
         return {model.name: model.inference_stats.success.count for model in statistics.model_stats}

@@ -191,7 +191,9 @@ class Watch:
     def _judge_canary(self) -> str | None:
         # A busy server may refuse the canary or keep it waiting, but reads windows meanwhile: in the entry itself or by
         # encoders. Triton counts an entry's refusals as answers: they tell nothing.
-        n_answered = self._control.n_answered() | {NETWORK: self._control.n_tokens_read()}
+        n_answered = self._control.n_answered(self._settings.canary_timeout_s)
+        if n_answered:  # a Triton that does not say this says nothing else either, and each question costs seconds
+            n_answered[NETWORK] = self._control.n_tokens_read()
         works = any(n > self._n_answered.get(name, n) for name, n in n_answered.items() if name not in ENTRIES)
         is_well = self._answer.problem is None or (self._answer.may_be_busy and works)
         self._n_answered = n_answered

@@ -97,6 +97,10 @@ def test_all_python_processes_killed_at_once_come_back_and_no_question_is_lost(h
     held("fault_kills", "together", running=served)
 
 
+def test_python_processes_that_are_stopped_are_ended_before_triton_crashes_on_them(held: Any) -> None:
+    held("fault_kills", "stopped_stubs", STOPS_S=(1.2,))
+
+
 def test_a_triton_that_is_stopped_for_a_while_goes_on_where_it_was(held: Any, served: Server) -> None:
     held("fault_kills", "stopped_triton", running=served, STOPPED_S=2.0)
 

@@ -108,13 +108,14 @@ def test_a_killed_python_process_is_mended_while_every_question_is_answered(
     with Load(tools, server.url) as load:
         time.sleep(0.3)
         os.kill(killed, signal.SIGKILL)
-        tools.wait_until(lambda: any(stub.model == model for stub in server.stubs()), RECOVERY_S)
+        tools.wait_until(lambda: any(f"'{model}' died (killed by SIGKILL" in line for line in reports), RECOVERY_S)
+        tools.wait_until(lambda: server.n_recoveries == 1, RECOVERY_S)
         time.sleep(0.5)
     assert load.wrong == []
     assert load.n_answered > 0
     assert load.longest_s < RECOVERY_S
-    assert server.triton_pid == triton_pid
-    tools.wait_until(lambda: any(f"'{model}' died (killed by SIGKILL" in line for line in reports), RECOVERY_S)
+    # What the main entry had accepted is lost with it, and only a Triton that ends tells whoever waits.
+    assert (server.triton_pid != triton_pid) == (model == contract.QUESTION_ANSWERING)
 
 
 def test_the_ensemble_works_again_after_its_encoder_died(server: Server, tools: Any) -> None:
@@ -143,7 +144,7 @@ def test_a_killed_triton_is_started_anew_on_the_same_port(server: Server, tools:
 
 
 def test_a_triton_that_hangs_is_started_anew(server: Server, tools: Any, reports: list[str]) -> None:
-    hung = pid_of(server, contract.ENCODER)
+    hung = server.triton_pid
     os.kill(hung, signal.SIGSTOP)
     tools.wait_until(lambda: any("test questions in a row" in line for line in reports), 30)
     tools.wait_until(lambda: reports[-1] == "Triton runs again", 15)

@@ -19,9 +19,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the network beside this file, which must be the one that the manifest names."""
-        repository, version = Path(args["model_repository"]).parent, args["model_version"]
-        manifest = load_manifest(repository / contract.QUESTION_ANSWERING / version)
-        self._encoder = CpuEncoder(network_path(repository, int(version), manifest))
+        folder, version = Path(args["model_repository"]), args["model_version"]
+        manifest = load_manifest(folder.parent / contract.QUESTION_ANSWERING / version)
+        self._encoder = CpuEncoder(network_path(folder.parent, int(version), manifest, model=folder.name))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request for itself."""
