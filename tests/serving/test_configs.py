@@ -78,8 +78,7 @@ def assert_configs_keep_the_contract(configs, manifest):
     )
     assert encoder.max_batch_size >= manifest.packing.rows_per_call
     assert main.max_batch_size > 1
-    assert main.HasField("dynamic_batching")
-    assert main.dynamic_batching.default_queue_policy.max_queue_size > 0
+    assert not main.HasField("dynamic_batching")  # of a batch one text cut off would fail all
     parameters = {key: value.string_value for key, value in main.parameters.items()}
     assert float(parameters["no_answer_threshold"]) == manifest.decode.no_answer_threshold
     assert int(parameters["max_answer_tokens"]) == manifest.decode.max_answer_tokens
