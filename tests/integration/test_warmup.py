@@ -37,7 +37,7 @@ def warmed(repository, tmp_path, monkeypatch):
         gpu = Manifest(tokenizer_sha256="0", packing=Packing(buckets=(bucket,)), engine=engine)
         samples = parsed(config_texts(gpu)[contract.ENCODER]).model_warmup
 
-        def with_warmup(manifest, **options):
+        def with_warmup(manifest, limits=None, **options):
             texts = config_texts(manifest, **options)
             config = parsed(texts[contract.ENCODER])
             config.model_warmup.extend(samples)
@@ -57,7 +57,11 @@ def warmed(repository, tmp_path, monkeypatch):
 
 
 def test_triton_warms_up_with_what_the_build_writes_and_serves(warmed):
-    with Server(warmed(), report=lambda _: None) as server, QAClient(server.url) as client:
+    # The ensemble asks the encoder; the main entry's network is in its own process.
+    with (
+        Server(warmed(), report=lambda _: None) as server,
+        QAClient(server.url, model_name=contract.ENSEMBLE) as client,
+    ):
         assert client.ask("Where do cats live?", "Cats live in Paris.").text == "Paris"
         stats = client_statistics(server.url)
     # Each of two instances on a GPU has a row and 8 of them once; the question is the one call after.

@@ -42,7 +42,7 @@ def test_what_triton_does_not_collect_is_cleared_once_nothing_is_asked(repositor
         with grpc_client.InferenceServerClient(server.url) as client:
             assert tools.ask_with(client, "four") == "4"
         assert uncollected_children(server.triton_pid) == ()
-        assert not Path(f"/proc/{stub.pid}").exists()
+        tools.wait_until(lambda: not Path(f"/proc/{stub.pid}").exists(), 10)
     assert "Triton holds a dead Python process and has nothing to do: starting Triton anew" in reports
 
 
