@@ -12,6 +12,7 @@ from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SLOWEST_FILES = (
+    "integration/test_faults.py",
     "engine/test_precision.py",
     "integration/test_rollover.py",
     "training/commands/test_old_toolkit.py",
