@@ -131,6 +131,10 @@ class Control:
         lines = self._metrics()
         return self._metric(QUEUED, lines) == 0 and self._metric(PENDING, lines) == 0
 
+    def has_every_endpoint(self) -> bool:
+        """Say whether Triton has opened all its endpoints: that of the metrics is the last."""
+        return any(line.startswith(PENDING) for line in self._metrics())
+
     def _metrics(self) -> list[str]:
         try:
             with _NO_PROXY.open(self._metrics_url, timeout=CALL_TIMEOUT_S) as response:

@@ -154,7 +154,8 @@ class Supervisor(threading.Thread):
                 raise failure
             if not self._process.is_running():
                 raise ServerLostError(self._with_log(self._process.end_sentence()))
-            if control.is_ready():
+            # Where another port is taken, Triton answers over gRPC for a moment before it gives up.
+            if control.is_ready() and control.has_every_endpoint():
                 break
             if time.monotonic() - start > self._settings.start_timeout_s:
                 raise StartTimeoutError(

@@ -289,21 +289,13 @@ def test_each_malformed_request_is_one_error_while_good_ones_beside_it_are_answe
     assert server.stubs() == stubs
 
 
-def test_good_questions_share_batches_with_bad_ones_and_are_answered(
-    server: Server, tools: Any, good: list[Any]
-) -> None:
-    """While the entry works on long texts, good and bad requests wait together and become one batch."""
+def test_good_questions_that_wait_beside_bad_ones_are_answered(server: Server, tools: Any, good: list[Any]) -> None:
+    """While the entry works on long texts, good requests wait, and bad ones are refused at once."""
     channel, stub = tools.connect(server.url)
     name = contract.QUESTION_ANSWERING
     bad = {"TOP_N": ("INT32", [1, 1], struct.pack("<i", 0))}
     long_text = "\n".join(context for _, context, _ in good[:8])
-
-    def statistics() -> Any:
-        request = tools.service_pb2.ModelStatisticsRequest(name=name)
-        return stub.ModelStatistics(request).model_stats[0]
-
     with channel:
-        before = statistics()
         busy = [stub.ModelInfer.future(tools.request_of(name, QUESTION, long_text), timeout=60) for _ in range(4)]
         calls = []
         for question, context, right in good:
@@ -318,10 +310,6 @@ def test_good_questions_share_batches_with_bad_ones_and_are_answered(
                 assert outputs["ANSWER"] == [right.places[0][0]]
         for call in busy:
             call.result()
-        after = statistics()
-    n_batches = after.execution_count - before.execution_count
-    n_requests = len(calls) + len(busy)
-    assert n_batches < n_requests / 2
 
 
 def test_a_text_cut_off_by_its_sender_is_refused_and_the_clients_questions_beside_it_are_answered(
