@@ -53,7 +53,8 @@ def test_every_spanqa_command_in_it_exists_and_takes_its_options(dry_run, monkey
 
 FAKES = {
     "nvidia-smi": 'echo "Tesla V100-SXM2-32GB, 7.0, 535.183.01, 32768 MiB"',
-    "curl": "exit 0",
+    # As the real one: what Triton says of graphs is in its log before it is ready.
+    "curl": "test -s {work}/server.log",
     "tritonserver": 'echo "$@" >> {work}/served; echo "{says}"; exec sleep 60',
     "perf_analyzer": 'while [ "$1" != -f ]; do shift; done; printf "{header}1,99.5,0,10500,0,0,11100,10600\\n" > "$2"',
     "spanqa": 'case "$*" in *"--engine {broken}"*) exit 2 ;; esac',
