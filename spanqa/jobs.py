@@ -118,8 +118,11 @@ class Job:
             )
         if not self.is_answered and now - self._checked > CHECK_S:
             self._checked = now
-            if self._is_cancelled():
-                self.fail(CancelledError("the request was cancelled by its sender"))
+            try:
+                if self._is_cancelled():
+                    self.fail(CancelledError("the request was cancelled by its sender"))
+            except Exception as error:  # its neighbours in the call must not fail for it
+                self.fail(error)
         self.is_started = True
         return not self.is_answered
 

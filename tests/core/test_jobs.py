@@ -158,6 +158,16 @@ def test_a_sender_is_asked_now_and_then_whether_it_waits(job_of):
     assert 8 <= len(asked) <= 10
 
 
+def test_a_request_whose_sender_cannot_be_asked_fails_alone(job_of):
+    def broken():
+        raise RuntimeError("Triton is gone")
+
+    job, outcomes = job_of(TEXT, is_cancelled=broken)
+    assert not job.is_wanted(200.0)
+    ((_, error),) = outcomes
+    assert str(error) == "Triton is gone"
+
+
 def test_a_cancelled_request_is_wanted_no_more(job_of):
     job, outcomes = job_of(TEXT, is_cancelled=lambda: True)
     assert job.is_wanted(100.0)  # it came just now
