@@ -1,13 +1,14 @@
 """The exceptions of the core, and the base of every other package's tree.
 
 * SpanqaError: anything a user can mend; commands print it as one line and exit with 2
-  x InputError: a question, context or setting of one request
+  x RequestError: what ends one request
+    - InputError: a question, context or setting of it
+    - OverloadError: a server that has more to do than it takes on; asking again helps
   x DataError: a dataset file
     - DamagedFileError: what ends its reading, not one question of it
   x TokenizerError: a tokenizer's files
   x SettingsError: settings that contradict each other or the model
   x LogitsError: a network's output that does not fit its windows, or is not finite
-  x OverloadError: a server that has more to do than it takes on; asking again helps
 """
 
 
@@ -15,17 +16,25 @@ class SpanqaError(Exception):
     """An error whose message says what was got, what is allowed and what to do next."""
 
 
-class InputError(SpanqaError):
-    """A question, context or option of one request is not acceptable.
+class RequestError(SpanqaError):
+    """What ends one request.
 
     Args:
         message: The one line.
-        reason: Under which it is counted.
+        reason: Under which it is counted; by default its class's.
     """
 
-    def __init__(self, message: str, *, reason: str = "bad_input") -> None:
+    reason = "internal"
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason or self.reason
+
+
+class InputError(RequestError):
+    """A question, context or option of one request is not acceptable."""
+
+    reason = "bad_input"
 
 
 class DataError(SpanqaError):
@@ -58,14 +67,7 @@ class LogitsError(SpanqaError):
     """A network's logits do not fit the windows they were computed from."""
 
 
-class OverloadError(SpanqaError):
-    """A server has more to do than it takes on: asking again later helps.
+class OverloadError(RequestError):
+    """A server has more to do than it takes on: asking again later helps."""
 
-    Args:
-        message: The one line.
-        reason: Under which it is counted.
-    """
-
-    def __init__(self, message: str, *, reason: str = "queue_full") -> None:
-        super().__init__(message)
-        self.reason = reason
+    reason = "queue_full"
