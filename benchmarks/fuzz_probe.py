@@ -43,11 +43,13 @@ Probe = Callable[[random.Random, Target], Ended]
 
 OWN_ID = re.compile(r"\[request id: .*\] ", re.DOTALL)
 """Triton says first which request it speaks of, in the words of whoever sent it."""
+OWN_NAME = re.compile(r"(unexpected inference input|unknown model:|requested model) \\?'.*'", re.DOTALL)
+"""Names that Triton does not know it repeats as they were sent, before any code of ours sees them."""
 
 
 def fault_of(says: str) -> str:
     """Say what is wrong with an error's words."""
-    says = OWN_ID.sub("", says)
+    says = OWN_NAME.sub(r"\1 '...'", OWN_ID.sub("", says))
     if not says.strip():
         return "an error without a word"
     if "\n" in says.strip():
