@@ -32,7 +32,7 @@ class Limits:
     max_queued_requests: int = 1024
     max_queue_age_s: int = 30
     max_long_requests: int = 16
-    tokenizer_cache_bytes: int = 16_000_000
+    tokenizer_cache_bytes: int = 4_000_000
 
     def __post_init__(self) -> None:
         for name, value in self.parameters().items():
