@@ -13,7 +13,7 @@ from spanqa.jobs import Job, Unit
 from spanqa.limits import Limits
 from spanqa.packing import Bucket, Packing
 
-RECENT_S = 2.0
+RECENT_S = 0.5
 """How long after a short request one worker is kept for the next: long ones use all where nobody else asks."""
 SHORT_CALLS_A_SLICE = 3
 """Calls with short requests between two slices of a long one, while both wait."""
