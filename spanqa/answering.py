@@ -6,6 +6,7 @@ the schedule, and the one that fills the last window of a request decodes and an
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -211,7 +212,8 @@ class Answering:
                 self._run(call)
             except Exception as error:  # every fault is told to whom it concerns, and no worker may end
                 for unit in call.units:
-                    unit.job.fail(error)
+                    with contextlib.suppress(Exception):
+                        unit.job.fail(error)
             finally:
                 self._schedule.done(call, time.monotonic() - began)
             del call

@@ -6,6 +6,7 @@ them too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -114,5 +115,6 @@ def write(level: str, event: str, message: str, *, stream: TextIO | None = None,
         trace = fields.get("trace")
         line = f"spanqa: {message}" + (f"\n{trace}" if trace else "")
     # One write: lines of several threads and processes must not mix.
-    stream.write(line + "\n")
-    stream.flush()
+    with contextlib.suppress(OSError, ValueError):  # a line that cannot be written must cost no request
+        stream.write(line + "\n")
+        stream.flush()

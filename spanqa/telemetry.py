@@ -237,5 +237,8 @@ class Telemetry:
 
     def _turn_off(self, error: Exception) -> None:
         self.is_on = False
+        # What they said last must not be taken for what holds now.
+        self._metrics.clear()
+        self._families.clear()
         self._pending.clear()
         logs.write("warning", "metrics_off", f"no metrics: {' '.join(str(error).split())}")

@@ -210,6 +210,7 @@ class Supervisor(threading.Thread):
             return None
         finally:
             self._process.kill()
+            self._process.attend_log()  # the last words too
             watch.close()
 
     def _reload(self, control: Control) -> None:
