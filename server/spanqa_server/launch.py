@@ -177,7 +177,8 @@ class TritonProcess:
             form, verbose = self._settings.log_format, self._settings.verbose
             texts = [copy for line in lines if (copy := shown(line, log_format=form, verbose=verbose)) is not None]
             if texts:
-                print("\n".join(texts), file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # whoever read them may be gone: that ends no server
+                    print("\n".join(texts), file=sys.stderr, flush=True)
         if size > LOG_LIMIT_BYTES:
             os.truncate(self.log_path, 0)
             self._n_copied = 0

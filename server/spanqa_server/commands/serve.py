@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -82,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
     def say(level: str, event: str, line: str) -> None:
         text = logs.json_line(level, event, message=line) if is_json else f"spanqa: {line}"
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever read it may be gone: that ends no server
+            print(text, file=sys.stderr, flush=True)
 
     def report(line: str) -> None:
         if not args.quiet:
