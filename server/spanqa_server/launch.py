@@ -190,6 +190,12 @@ class TritonProcess:
             return "Triton runs"
         return f"Triton ended with {signal.Signals(-code).name if code < 0 else f'exit status {code}'}"
 
+    def last_words(self) -> str:
+        """Say how Triton ended, and what it said last."""
+        lines = [line for line in self.log().splitlines() if line.strip()]
+        ended = self.end_sentence()
+        return f"{ended}; its last words: {lines[-1].strip()}" if lines else f"{ended} without a word"
+
     def end_stub(self, pid: int) -> None:
         """End one of Triton's Python processes, if it is still one."""
         if any(stub.pid == pid for stub in stubs_of(self.pid)):

@@ -153,7 +153,7 @@ class Supervisor(threading.Thread):
             if failure:
                 raise failure
             if not self._process.is_running():
-                raise ServerLostError(self._with_log(self._process.end_sentence()))
+                raise ServerLostError(self._process.last_words())
             # Where another port is taken, Triton answers over gRPC for a moment before it gives up.
             if control.is_ready() and control.has_every_endpoint():
                 break
@@ -169,10 +169,6 @@ class Supervisor(threading.Thread):
                 raise ServerLostError(
                     f"every model is loaded, but the first question was not answered: {canary.problem}"
                 )
-
-    def _with_log(self, sentence: str) -> str:
-        lines = [line for line in self._process.log().splitlines() if line.strip()]
-        return f"{sentence}; its last words: {lines[-1].strip()}" if lines else f"{sentence} without a word"
 
     def _count_restart(self, loss: Loss) -> None:
         """Allow another start of Triton, unless too many of late have come to nothing."""
@@ -198,7 +194,7 @@ class Supervisor(threading.Thread):
             while not self.stopping.wait(POLL_S):
                 self._process.attend_log()
                 if not self._process.is_running():
-                    return Loss(cause=self._with_log(self._process.end_sentence()), is_death=True)
+                    return Loss(cause=self._process.last_words(), is_death=True)
                 loss = watch.look()
                 self.n_recoveries += watch.take_recoveries()
                 if loss and not self.stopping.is_set():
