@@ -28,6 +28,8 @@ MAX_RESTARTS = 5
 RESTART_WINDOW_S = 600.0
 USEFUL_S = 2.0
 """A Triton that answered so long before one of its processes died was no failed start: the next is not counted."""
+OPENING_S = 2.0
+"""Where a port is taken, Triton answers over gRPC a moment before it gives up; its metrics come last, unless off."""
 VIEW = "model_repository"
 
 
@@ -146,29 +148,29 @@ class Supervisor(threading.Thread):
             return self._watch(control)
 
     def _wait_until_ready(self, control: Control) -> None:
-        start = time.monotonic()
+        start, answers_since = time.monotonic(), 0.0
         while not self.stopping.is_set():
             self._process.attend_log()
-            failure = failure_in(self._process.log())
-            if failure:
+            if failure := failure_in(self._process.log()):
                 raise failure
             if not self._process.is_running():
                 raise ServerLostError(self._process.last_words())
-            # Where another port is taken, Triton answers over gRPC for a moment before it gives up.
-            if control.is_ready() and control.has_every_endpoint():
-                break
-            if time.monotonic() - start > self._settings.start_timeout_s:
+            now = time.monotonic()
+            if control.is_ready():
+                answers_since = answers_since or now
+                if control.has_every_endpoint() or now - answers_since > OPENING_S:
+                    break
+            if now - start > self._settings.start_timeout_s:
                 raise StartTimeoutError(
                     f"the models were not ready within {self._settings.start_timeout_s:g} s: give them more time with "
                     "--start-timeout-s, or see what Triton says with --verbose"
                 )
             time.sleep(POLL_S / 2)
-        if not self.stopping.is_set():
-            canary = control.ask_canary(self._settings.start_timeout_s)
-            if canary.problem:
-                raise ServerLostError(
-                    f"every model is loaded, but the first question was not answered: {canary.problem}"
-                )
+        if self.stopping.is_set():
+            return
+        canary = control.ask_canary(self._settings.start_timeout_s)
+        if canary.problem:
+            raise ServerLostError(f"every model is loaded, but the first question was not answered: {canary.problem}")
 
     def _count_restart(self, loss: Loss) -> None:
         """Allow another start of Triton, unless too many of late have come to nothing."""
