@@ -89,6 +89,7 @@ class Answering:
         self._maker = WindowMaker(tokenizer, manifest.windows)
         self._cache = PiecesCache(tokenizer.pieces_of_many, limit_bytes=limits.tokenizer_cache_bytes)
         self._schedule = Schedule(packing, limits, n_workers=n_workers)
+        telemetry.watch_queue(lambda: self._schedule.n_jobs)
         self._long: SimpleQueue[Job | None] = SimpleQueue()
         self._workers = [threading.Thread(target=self._work, name=f"spanqa-{index}") for index in range(n_workers)]
         self._long_reader = threading.Thread(target=self._read_long, name="spanqa-long")
@@ -128,7 +129,6 @@ class Answering:
         except Exception as error:  # every fault is told to whom it concerns
             self._refuse(request, error)
             return None
-        self._telemetry.queued(self._schedule.n_jobs)
         return job
 
     def _job(self, request: Request) -> Job:
@@ -146,8 +146,6 @@ class Answering:
 
     def _respond(self, request: Request, is_long: bool, job: Job, outcome: list[Decoded] | Exception) -> None:
         self._schedule.forget(is_long=is_long)
-        telemetry = self._telemetry
-        telemetry.queued(self._schedule.n_jobs)
         if isinstance(outcome, Exception):
             self._refuse(request, outcome)
             return
@@ -159,14 +157,15 @@ class Answering:
             self._refuse(request, error)
             return
         n_without = sum(not one.has_answer(threshold) for one, threshold in zip(outcome, thresholds, strict=True))
-        telemetry.answered(len(job.rows), job.n_windows, n_without, sum(truncated))
+        self._telemetry.answered(len(job.rows), job.n_windows, n_without, sum(truncated))
 
     def _refuse(self, request: Request, error: Exception) -> None:
         self._telemetry.rejected(reason_of(error))
         try:
             request.refuse(error)
         except Exception as fault:  # a worker goes on, and the neighbours of this request must not fail for it
-            logs.write("error", "unanswered", f"a request could not be answered: {logs.said(fault)}")
+            said = f"a request could not be told of {logs.said(error)}: {logs.said(fault)}"
+            logs.write("error", "unanswered", said)
 
     def _read(self, jobs: Sequence[Job]) -> None:
         """Tokenise short requests together, so that a context of several is tokenised once, and queue them."""
@@ -204,6 +203,9 @@ class Answering:
                 self._queue(job, pieces)
                 del pieces
                 self._schedule.wait_for(job)  # the next is read when this one is done: long texts take memory
+                if job.n_windows > MANY_WINDOWS:  # it may have been given up
+                    del job
+                    release_free_memory()
 
     def _work(self) -> None:
         while (call := self._schedule.take()) is not None:

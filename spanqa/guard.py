@@ -41,13 +41,13 @@ def _id_of(request: Any) -> str | None:
     return str(request.request_id()) if hasattr(request, "request_id") else None
 
 
-def error_response(pb_utils: Any, error: Exception, request: Any = None) -> Any:
+def error_response(pb_utils: Any, error: Exception, request_id: str | None = None) -> Any:
     """Make the response to a request that failed.
 
     Args:
         pb_utils: Triton's module for Python models.
         error: Why it failed.
-        request: The request, whose id the log then names beside the fault.
+        request_id: The id that the request's sender chose, which the log then names beside the fault.
 
     Returns:
         INVALID_ARG with the sentence for the sender's faults, CANCELLED, UNAVAILABLE while there is too much to do or
@@ -65,9 +65,7 @@ def error_response(pb_utils: Any, error: Exception, request: Any = None) -> Any:
         answer = codes(f"the encoder is away for a moment ({error}): ask again", codes.UNAVAILABLE)
     else:
         fault = uuid.uuid4().hex[:12]
-        logs.write(
-            "error", "fault", f"fault {fault}", fault=fault, trace=logs.trace_of(error), request_id=_id_of(request)
-        )
+        logs.write("error", "fault", f"fault {fault}", fault=fault, trace=logs.trace_of(error), request_id=request_id)
         reason = str(error) if isinstance(error, SpanqaError) else "an unexpected error"
         answer = codes(f"{reason} (fault {fault}: the server's log says more)", codes.INTERNAL)
     return pb_utils.InferenceResponse(error=answer)
@@ -78,7 +76,7 @@ def guarded(pb_utils: Any, step: Callable[[Any], list[Any]], request: Any) -> An
     try:
         return pb_utils.InferenceResponse(output_tensors=step(request))
     except Exception as error:  # every fault is told to whom it concerns
-        return error_response(pb_utils, error, request)
+        return error_response(pb_utils, error, _id_of(request))
 
 
 def guarded_together(

@@ -116,10 +116,10 @@ class Job:
                     f"the request waited {now - self._arrived:.1f} s for its turn: ask again", reason="too_old"
                 )
             )
-        if not self.is_answered and now - self._checked > CHECK_S:
+        if now - self._checked > CHECK_S:
             self._checked = now
             try:
-                if self._is_cancelled():
+                if self._has_been_cancelled():
                     self.fail(CancelledError("the request was cancelled by its sender"))
             except Exception as error:  # its neighbours in the call must not fail for it
                 self.fail(error)
@@ -159,6 +159,11 @@ class Job:
     def fail(self, error: Exception) -> None:
         """Respond with an error, unless it was answered before."""
         self._finish(error)
+
+    def _has_been_cancelled(self) -> bool:
+        # Under the lock that an answer needs: Triton frees the request with it, and must not be asked about it then.
+        with self._lock:
+            return not self.is_answered and self._is_cancelled()
 
     def _finish(self, outcome: list[Decoded] | Exception) -> None:
         with self._lock:

@@ -1,9 +1,13 @@
-"""Memory given back to the system after unusually large work."""
+"""Memory of the process given back after unusually large work, and shared memory that is left."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only asked how full it is
 
 
 def release_free_memory() -> None:
@@ -15,3 +19,16 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def has_shared_memory(n_bytes: int) -> bool:
+    """Say whether so many bytes of the system's shared memory are free; yes where that cannot be told.
+
+    Args:
+        n_bytes: Bytes that are needed.
+    """
+    try:
+        left = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return True
+    return left.f_bavail * left.f_frsize >= n_bytes

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -138,7 +138,9 @@ class Telemetry:
     def __init__(self, pb_utils: Any, model: str, version: int, *, flush_s: float = FLUSH_S) -> None:
         self._lock = threading.Lock()
         self._pending: dict[Key, float] = {}
-        self._n_queued, self._n_queued_told = 0, 0
+        self._n_queued: Callable[[], int] = int
+        self._n_queued_told = 0
+        self._is_late = False
         self._number: _Number | None = None
         self._flush_s = flush_s
         self._stopping = threading.Event()
@@ -193,8 +195,8 @@ class Telemetry:
         """Count a request that was not answered; a reason that is not in `REASONS` counts as `internal`."""
         self._add(((REJECTED, reason if reason in REASONS else "internal"), 1))
 
-    def queued(self, n_requests: int) -> None:
-        """Say how many requests wait in the model's own queue now."""
+    def watch_queue(self, n_requests: Callable[[], int]) -> None:
+        """Have it asked, each time that the counts are sent on, how many requests wait in the model's own queue."""
         self._n_queued = n_requests
 
     def close(self) -> None:
@@ -220,25 +222,31 @@ class Telemetry:
             is_last = self._stopping.wait(self._flush_s)
             try:
                 self._flush()
-            except Exception as error:  # a question must never fail for what counts it
-                self._turn_off(error)
+                self._is_late = False
+            except Exception as error:  # a question must never fail for what counts it, nor a count for full memory
+                if not self._is_late:
+                    logs.write("warning", "metrics_late", f"metrics are late: {' '.join(str(error).split())}")
+                self._is_late = True
             if is_last:
                 return
 
     def _flush(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, {}
-        for key, amount in pending.items():
-            self._metrics[key].increment(amount)
-        n_queued = self._n_queued
+        try:
+            while pending:
+                key, amount = next(iter(pending.items()))
+                self._metrics[key].increment(amount)
+                del pending[key]
+        finally:
+            self._add(*pending.items())
+        n_queued = self._n_queued()
         if n_queued != self._n_queued_told:
             self._metrics[QUEUED, ""].set(n_queued)
             self._n_queued_told = n_queued
 
     def _turn_off(self, error: Exception) -> None:
         self.is_on = False
-        # What they said last must not be taken for what holds now.
         self._metrics.clear()
         self._families.clear()
-        self._pending.clear()
         logs.write("warning", "metrics_off", f"no metrics: {' '.join(str(error).split())}")

@@ -27,7 +27,14 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 # What Triton calls internal and passes: a process died, a connection ended, no room in /dev/shm, a sudden stop.
-_PASSING_FAULTS = ("stub", "not healthy", "rst_stream", "shared memory pool", "server not ready")
+_PASSING_FAULTS = (
+    "stub",
+    "not healthy",
+    "rst_stream",
+    "shared memory pool",
+    "server not ready",
+    "expected a single response, got 0",  # there was no shared memory left for the response
+)
 _OUR_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.NOT_FOUND: ServerUnavailable,

@@ -81,7 +81,7 @@ class Counts:
     """What would reach Prometheus."""
 
     def __init__(self):
-        self.counted, self.n_queued, self._lock = Counter(), [], threading.Lock()
+        self.counted, self.n_queued, self._lock = Counter(), None, threading.Lock()
 
     def _add(self, **amounts):
         with self._lock:
@@ -103,8 +103,8 @@ class Counts:
     def rejected(self, reason):
         self._add(**{reason: 1})
 
-    def queued(self, n_requests):
-        self.n_queued.append(n_requests)
+    def watch_queue(self, n_requests):
+        self.n_queued = n_requests
 
 
 class Asked:
@@ -301,7 +301,7 @@ def test_a_request_that_cannot_be_answered_harms_no_neighbour(make, offline, cap
     engine.take_in([broken, half_broken, sound])
     assert_same(sound.outcome(), offline(sound))
     assert_refused(half_broken.outcome(), RuntimeError, "no shared memory is left")
-    assert "spanqa: a request could not be answered: RuntimeError" in capsys.readouterr().err
+    assert "spanqa: a request could not be told of RuntimeError" in capsys.readouterr().err
     engine.take_in([again := short()])
     assert_same(again.outcome(), offline(again))
 
@@ -346,7 +346,7 @@ def test_overload_is_refused_at_once_and_forgotten_when_it_is_over(make, network
         assert_same(request.outcome(), offline(request))
     closed(engine)
     assert counts.counted["queue_full"] == 3
-    assert counts.n_queued[-1] == 0
+    assert counts.n_queued() == 0
 
 
 def test_after_an_overload_requests_are_accepted_again(make, network, offline):
@@ -480,4 +480,4 @@ def test_what_was_done_is_counted(make, counts, tokenizer):
     }
     assert {name: counts.counted[name] for name in expected} == expected
     assert counts.counted["network"] == len({*padded}) + 1
-    assert counts.n_queued[-1] == 0
+    assert counts.n_queued() == 0

@@ -211,3 +211,30 @@ def test_what_the_decoder_refuses_is_the_answer(job_of, monkeypatch):
     filled(job)
     job.answer(MANIFEST)
     assert [str(error) for _, error in outcomes] == ["row 0: no"]
+
+
+def test_nobody_asks_about_a_request_while_it_is_being_answered(job_of):
+    """Triton frees a request with its answer."""
+    asked, go_on = threading.Event(), threading.Event()
+    steps = []
+
+    def is_cancelled():
+        asked.set()
+        assert go_on.wait(LONGEST_S)
+        steps.append("asked")
+        return False
+
+    job, outcomes = job_of(TEXT, is_cancelled=is_cancelled)
+    asking = threading.Thread(target=lambda: job.is_wanted(200.0))
+    failing = threading.Thread(target=lambda: (job.fail(InputError("bad")), steps.append("answered")))
+    asking.start()
+    assert asked.wait(LONGEST_S)
+    failing.start()
+    failing.join(0.05)
+    assert outcomes == []
+    go_on.set()
+    asking.join(LONGEST_S)
+    failing.join(LONGEST_S)
+    assert steps == ["asked", "answered"]
+    assert not job.is_wanted(300.0)
+    assert steps == ["asked", "answered"]  # nor after it

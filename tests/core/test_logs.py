@@ -86,9 +86,8 @@ def test_a_python_process_of_triton_knows_its_model(tmp_path):
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_fault_is_logged_without_what_was_sent(form, monkeypatch, capsys):
     monkeypatch.setenv(logs.FORMAT_VARIABLE, form)
-    request = SimpleNamespace(request_id=lambda: "order-17")
     error = raised(KeyError("my secret context"), cause=ValueError("my secret question"))
-    response = error_response(pb_utils(), error, request)
+    response = error_response(pb_utils(), error, "order-17")
     said = capsys.readouterr().err
     fault = re.search(r"fault (\w{12})", response.error.message)[1]
     assert fault in said

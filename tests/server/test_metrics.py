@@ -25,7 +25,7 @@ COUNTING = '''class TritonPythonModel:
 
     def execute(self, requests):
         self._telemetry.answered(len(requests), 2 * len(requests), 0, 0)
-        self._telemetry.queued(3)
+        self._telemetry.watch_queue(lambda: 3)
 '''
 
 

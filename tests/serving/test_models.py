@@ -1,7 +1,11 @@
 """The repository's own model files: each request is answered for itself, whatever its neighbours hold."""
 
+import gc
 import itertools
+import os
 import re
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -317,7 +321,7 @@ def test_a_cancelled_request_costs_no_call_and_its_neighbours_are_answered(ask, 
 @pytest.mark.usefixtures("asked_at_every_call")
 def test_a_request_cancelled_half_way_asks_the_encoder_no_more(ask, request_of, pb_utils):
     request = request_of(("who?", LONG * 4))
-    pb_utils.encoder.before_call = lambda: setattr(request, "cancelled", len(pb_utils.encoder.calls) >= 1)
+    pb_utils.encoder.before_call = request.cancel
     (response,) = ask(request)
     assert_error(response, pb_utils, "CANCELLED", "cancelled")
     n_cancelled = len(pb_utils.encoder.calls)
@@ -325,6 +329,29 @@ def test_a_request_cancelled_half_way_asks_the_encoder_no_more(ask, request_of, 
     pb_utils.encoder.calls.clear()
     ask(request_of(("who?", LONG * 4)))
     assert n_cancelled < len(pb_utils.encoder.calls)
+
+
+@pytest.mark.parametrize("text", [SHORT, ""], ids=["an answer", "an error"])
+def test_who_asks_hears_of_a_response_that_found_no_shared_memory(ask, request_of, pb_utils, monkeypatch, text):
+    (undisturbed,) = ask(request_of(("who?", SHORT)))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    full = request_of(("who?", text))
+    full.get_response_sender().has_memory = False
+    lost, sound = ask(full, request_of(("who?", SHORT)))
+    assert_error(lost, pb_utils, "INTERNAL", "expected a single response, got 0")
+    assert_same_arrays(sound, undisturbed)
+
+
+def test_a_request_that_waits_holds_none_of_its_tensors(ask, request_of, pb_utils):
+    request = request_of(("who?", LONG))
+    sender, tensor = request.get_response_sender(), weakref.ref(request.inputs()[0])
+    with pb_utils.encoder.held(1) as next_call:
+        ask.only(request)
+        next_call()
+        del request
+        gc.collect()
+        assert tensor() is None
+    assert not sender.answer().has_error()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from spanqa.cpu_network import CpuEncoder, Logits, network_path
 from spanqa.guard import EncoderError, error_response, is_outage
 from spanqa.limits import Limits, limits_from_config
 from spanqa.manifest import Manifest, load_served_tokenizer
+from spanqa.memory import has_shared_memory
 from spanqa.schedule import Call
 from spanqa.startup import check_served
 from spanqa.telemetry import Telemetry
@@ -23,6 +24,8 @@ from spanqa.windows import Batch
 from spanqa.wire import Question, read_questions
 
 MICROSECONDS = 1e6
+ROOM_BYTES = 8 << 20
+"""Shared memory beside an answer's own that is enough for it: Triton takes a megabyte at a time."""
 
 
 class TritonPythonModel:
@@ -72,33 +75,48 @@ class TritonPythonModel:
 
 
 class _Request:
-    """One request and the way to answer it."""
+    """One request and the way to answer it.
+
+    Triton's request is let go of once it is read: its tensors take shared memory as long as anybody holds it.
+    """
 
     def __init__(self, request: Any, manifest: Manifest, limits: Limits) -> None:
-        self._request, self._sender = request, request.get_response_sender()
+        self._request, self._sender, self._id = request, request.get_response_sender(), str(request.request_id())
         self._manifest, self._limits = manifest, limits
         self.timeout_s = (request.timeout() or float("inf")) / MICROSECONDS
 
     def read(self) -> list[Question]:
         """Read its rows."""
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
+        request, self._request = self._request, None
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         return read_questions(inputs, self._manifest, self._limits.max_context_bytes)
 
     def is_cancelled(self) -> bool:
         """Ask Triton whether its sender has given up."""
-        return bool(self._request.is_cancelled())
+        return bool(self._sender.is_cancelled())
 
     def respond(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Answer it."""
         made = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
-        self._send(pb_utils.InferenceResponse(output_tensors=made))
+        n_bytes = sum(array.nbytes for array in tensors.values())
+        self._send(pb_utils.InferenceResponse(output_tensors=made), n_bytes)
 
     def refuse(self, error: Exception) -> None:
         """Answer it with an error."""
-        self._send(error_response(pb_utils, error, self._request))
+        self._send(error_response(pb_utils, error, self._id))
 
-    def _send(self, response: Any) -> None:
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def _send(self, response: Any, n_bytes: int = 0) -> None:
+        last = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if has_shared_memory(n_bytes + ROOM_BYTES):
+            self._sender.send(response, flags=last)
+            return
+        # A last response closes the sender before it asks for shared memory: where it gets none, nothing more can be
+        # sent, and whoever asked waits for ever. Not done always: a model of a user's that asks this one takes the
+        # second message for a second answer.
+        try:
+            self._sender.send(response)
+        finally:
+            self._sender.send(flags=last)
 
 
 def _asked(model: str, version: int, batch: Batch) -> Logits:
