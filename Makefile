@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a process, or they fight for cores. A file's tests share its servers, in one process; tests/conftest.py
 # orders the files. Four bound the memory.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
-SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server
+SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server retrieval/spanqa_retrieval
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench lock clean

@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 lock() {
     local output=$1
     shift
+    # What is locked stays as it is where it can: to take newer releases, delete the file first.
+    [ ! -e "$output" ] || cp "$output" "$output.new"
     uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate "$@" pyproject.toml -o "$output.new"
     python3 - "$output.new" "$output" <<'PY'
 import re

@@ -32,8 +32,8 @@ class Command:
 
 
 def _command(room: str, module: str, help_: str) -> Command:
-    packages = {"client": "client", "serve": "server", "build": "build", "training": "training"}
-    return Command(module=f"spanqa_{packages[room]}.commands.{module}", help=help_, extra=room)
+    package = {"serve": "server"}.get(room, room)
+    return Command(module=f"spanqa_{package}.commands.{module}", help=help_, extra=room)
 
 
 COMMANDS = {
@@ -50,9 +50,12 @@ COMMANDS = {
     "build": _command("build", "build", "export a checkpoint into a model repository"),
     "serve": _command("serve", "serve", "serve a model repository with Triton"),
     "health": _command("serve", "health", "ask a server a question, for probes: exit status 0 where it answers"),
-    "ask": _command("client", "ask", "ask a server one question"),
+    "ask": _command("client", "ask", "ask a server one question, about a text or a collection"),
     "predict": _command("client", "predict", "answer a whole dataset through a server"),
     "score": _command("client", "score", "SQuAD metrics of a prediction file"),
+    "index": _command("retrieval", "index", "make a collection of documents that can be asked, or bring it up to date"),
+    "search": _command("retrieval", "search", "find the passages of a collection that fit a query"),
+    "evaluate-collection": _command("retrieval", "evaluate", "measure a collection on questions with known answers"),
     "bench": _command("client", "bench", "measure a server with perf_analyzer"),
     "demo": _command("serve", "demo", "serve, ask, score and stop, in one go"),
 }

@@ -13,6 +13,8 @@ MODELS = (PREPROCESS, ENCODER, POSTPROCESS, ENSEMBLE, QUESTION_ANSWERING)
 
 MAX_TOP_N = 64
 """Most answers one question may ask for."""
+MAX_ROWS = 32
+"""Most questions of one request."""
 DEFAULT_TOP_N = 1
 DEFAULT_MAX_ANSWER_TOKENS = 30
 """Longest answer in word pieces, as in BERT's SQuAD script."""

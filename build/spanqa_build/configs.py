@@ -23,8 +23,6 @@ PROFILE = "0"
 """The one optimization profile of an engine, by its number, as Triton reads names of profiles."""
 OPEN = -1
 """A dimension that a request decides."""
-MAX_QUESTIONS = 32
-"""Most rows of a request to question_answering."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,7 @@ def _preprocess_config(limits: Limits) -> pb.ModelConfig:
 def _main_config(manifest: Manifest, limits: Limits) -> pb.ModelConfig:
     config = _python_config(
         _Step(model=contract.QUESTION_ANSWERING, inputs=contract.INPUTS, outputs=contract.OUTPUTS),
-        max_batch_size=MAX_QUESTIONS,
+        max_batch_size=contract.MAX_ROWS,
         # On a CPU one process has a worker for each core. Of two beside a GPU one reads and decodes while the encoders
         # work for the other.
         n_instances=1 if manifest.engine is None and not manifest.packing.buckets else 2,

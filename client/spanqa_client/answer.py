@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from spanqa.sentences import sentence_around
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -95,14 +97,32 @@ class Answer:
         """The spans after the best one, best first; there are some only where top_n is above 1."""
         return self.spans[1:]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the answer as JSON values; the logit of no answer is None."""
+    def sentence_in(self, context: str) -> tuple[int, int]:
+        """Give the range of the sentence, or sentences, that the answer stands in; (-1, -1) for no answer.
+
+        Args:
+            context: The context that was asked.
+        """
+        return sentence_around(context, self.char_start, self.char_end) if self.has_answer else (-1, -1)
+
+    def to_dict(self, context: str | None = None) -> dict[str, Any]:
+        """Give the answer as JSON values; the logit of no answer is None.
+
+        Args:
+            context: The context that was asked, for the answer's sentence too.
+        """
+        sentence: dict[str, Any] = {}
+        if context is not None:
+            start, end = self.sentence_in(context)
+            text = context[start:end] if self.has_answer else ""
+            sentence = {"sentence": text, "sentence_start": start, "sentence_end": end}
         return {
             "text": self.text,
             "score": self.score,
             "char_start": self.char_start,
             "char_end": self.char_end,
             "logit": self.logit if self.has_answer else None,
+            **sentence,
             "has_answer": self.has_answer,
             "no_answer_margin": self.no_answer_margin,
             "question_truncated": self.question_truncated,

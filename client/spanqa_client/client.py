@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, overload
 
 import grpc
 from tritonclient.grpc import service_pb2
 
-from spanqa.contract import DEFAULT_TOP_N, QUESTION_ANSWERING
+from spanqa.contract import DEFAULT_TOP_N, MAX_ROWS, QUESTION_ANSWERING
 from spanqa.errors import InputError, SpanqaError
 from spanqa_client.answer import Answer
 from spanqa_client.connection import Connection
 from spanqa_client.errors import BadRequest
 from spanqa_client.many import answers_in_order, with_progress
 from spanqa_client.options import Options, check_timeout, utf8_from_text
-from spanqa_client.wire import answer_from_response, older_server_error, request_from_question
+from spanqa_client.wire import answers_from_response, older_server_error, request_from_rows
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
@@ -116,7 +116,37 @@ class QAClient:
             distinct=distinct,
         )
         check_timeout(timeout_s)
-        return self._ask(question, context, options, timeout_s, None)
+        return self._ask([(question, context)], options, timeout_s, None)[0]
+
+    def ask_rows(
+        self,
+        rows: Sequence[tuple[str, str]],
+        *,
+        top_n: int = DEFAULT_TOP_N,
+        no_answer_threshold: float | None = None,
+        max_answer_tokens: int | None = None,
+        distinct: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> list[Answer]:
+        """Ask some questions in one request: all are answered by the same version of the model, or none is.
+
+        Args:
+            rows: (question, context) pairs, at most 32.
+            top_n: As in `ask`, for each question; so are the others.
+
+        Raises:
+            InputError, ClientError: As `ask`.
+        """
+        options = Options(
+            top_n=top_n,
+            no_answer_threshold=no_answer_threshold,
+            max_answer_tokens=max_answer_tokens,
+            distinct=distinct,
+        )
+        check_timeout(timeout_s)
+        if len(rows) > MAX_ROWS:
+            raise InputError(f"{len(rows)} rows: give at most {MAX_ROWS} in one request")
+        return self._ask(rows, options, timeout_s, None) if rows else []
 
     @overload
     def ask_many(
@@ -187,7 +217,7 @@ class QAClient:
         check_timeout(timeout_s)
         _check_run(concurrency, on_error)
         answers = answers_in_order(
-            lambda item, stop: self._ask(*_pair(item), options, timeout_s, stop),
+            lambda item, stop: self._ask([item], options, timeout_s, stop)[0],
             items,
             concurrency=concurrency,
             raises=on_error == "raise",
@@ -195,11 +225,13 @@ class QAClient:
         return with_progress(answers, items) if progress else answers
 
     def _ask(
-        self, question: str, context: str, options: Options, timeout_s: float, stop: threading.Event | None
-    ) -> Answer:
-        request = request_from_question(
-            self.model_name, utf8_from_text("question", question), utf8_from_text("context", context), options
-        )
+        self, rows: Sequence[tuple[str, str]], options: Options, timeout_s: float, stop: threading.Event | None
+    ) -> list[Answer]:
+        texts = [
+            (utf8_from_text("question", question), utf8_from_text("context", context))
+            for question, context in map(_pair, rows)
+        ]
+        request = request_from_rows(self.model_name, texts, options)
         started = time.perf_counter()
 
         def send(stub: Any, left_s: Callable[[], float]) -> service_pb2.ModelInferResponse:
@@ -209,7 +241,8 @@ class QAClient:
             response = self._connection.call(send, timeout_s=timeout_s, stop=stop)
         except BadRequest as error:
             raise older_server_error(self._connection.url, error) or error from error.__cause__
-        return answer_from_response(response, latency_ms=(time.perf_counter() - started) * 1e3)
+        latency_ms = (time.perf_counter() - started) * 1e3
+        return answers_from_response(response, n_rows=len(texts), latency_ms=latency_ms)
 
 
 def _check_run(concurrency: object, on_error: object) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
+from spanqa.sentences import sentence_around
 from spanqa_client.answer import Span
 
 _BOLD = "\x1b[1m"
 _PLAIN = "\x1b[0m"
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z_])|\n\s*\n")
 _LONGEST_SIDE = 200
 """Characters shown at most before and after the span."""
 
@@ -24,14 +22,7 @@ def highlighted(context: str, span: Span, *, bold: bool) -> str:
     Returns:
         One line; control characters of the context become spaces, what is left out becomes "...".
     """
-    start = 0
-    end = len(context)
-    for match in _SENTENCE_END.finditer(context):
-        if match.end() <= span.char_start:
-            start = match.end()
-        elif match.start() + 1 >= span.char_end:
-            end = match.start() + 1
-            break
+    start, end = sentence_around(context, span.char_start, span.char_end)
     before = _one_line(context[start : span.char_start]).lstrip()
     after = _one_line(context[span.char_end : end]).rstrip()
     if len(before) > _LONGEST_SIDE:

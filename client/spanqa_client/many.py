@@ -6,18 +6,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from spanqa.errors import SpanqaError
 from spanqa_client.answer import Answer
 
+Said = TypeVar("Said")
+"""What is said to one item."""
 # Finished answers may wait for a slow one before them in the order, this many for each worker.
 _AHEAD = 8
 
 
 def answers_in_order(
-    ask: Callable[[Any, threading.Event], Answer], items: Iterable[Any], *, concurrency: int, raises: bool
-) -> Iterator[Answer | SpanqaError]:
+    ask: Callable[[Any, threading.Event], Said], items: Iterable[Any], *, concurrency: int, raises: bool
+) -> Iterator[Said | SpanqaError]:
     """Ask about every item and give the answers in the items' order.
 
     Args:
@@ -27,7 +29,7 @@ def answers_in_order(
         raises: Whether a failed item ends it all, or its error stands in its place.
     """
     stop = threading.Event()
-    waiting: deque[Future[Answer]] = deque()
+    waiting: deque[Future[Said]] = deque()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="spanqa-ask") as pool:
         try:
             for item in items:
@@ -53,7 +55,7 @@ def with_progress(answers: Iterator[Answer | SpanqaError], items: Iterable[Any])
             yield answer
 
 
-def _outcome(future: Future[Answer], raises: bool) -> Answer | SpanqaError:
+def _outcome(future: Future[Any], raises: bool) -> Any:
     try:
         return future.result()
     except SpanqaError as error:

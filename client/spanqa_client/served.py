@@ -61,7 +61,10 @@ def versions_from_run(served: ServedRun) -> dict[str, int]:
 def jsonl_from_run(served: ServedRun) -> str:
     """Give one JSON object a line: id, question and the answer with offsets and scores."""
     lines = [
-        json.dumps({"id": example.id, "question": example.question, **answer.to_dict()}, ensure_ascii=False) + "\n"
+        json.dumps(
+            {"id": example.id, "question": example.question, **answer.to_dict(example.context)}, ensure_ascii=False
+        )
+        + "\n"
         for example in served.examples
         if (answer := served.answers.get(example.id)) is not None
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,35 +26,41 @@ _OLDER_WORDS = (
 )
 
 
-def request_from_question(
-    model_name: str, question: bytes, context: bytes, options: Options
+def request_from_rows(
+    model_name: str, rows: Sequence[tuple[bytes, bytes]], options: Options
 ) -> service_pb2.ModelInferRequest:
-    """Build the request of one question, a batch of one.
+    """Build the request of some questions, a batch with a row for each.
 
     Every input is always sent, since Triton does not batch requests with different sets of inputs; what is left to the
     model is sent as the value that says so.
 
     Args:
         model_name: The model to ask.
-        question: The question in UTF-8.
-        context: The context in UTF-8.
-        options: The options.
+        rows: Questions and contexts in UTF-8.
+        options: The options of all.
     """
     request = service_pb2.ModelInferRequest()
-    request.CopyFrom(_template(model_name, options))
-    request.raw_input_contents.append(struct.pack("<I", len(question)) + question)
-    request.raw_input_contents.append(struct.pack("<I", len(context)) + context)
+    request.CopyFrom(_template(model_name, options, len(rows)))
+    for texts in zip(*rows, strict=True):
+        request.raw_input_contents.append(b"".join([struct.pack("<I", len(text)) + text for text in texts]))
     return request
 
 
+def request_from_question(
+    model_name: str, question: bytes, context: bytes, options: Options
+) -> service_pb2.ModelInferRequest:
+    """Build the request of one question; arguments as `request_from_rows`."""
+    return request_from_rows(model_name, [(question, context)], options)
+
+
 @lru_cache(maxsize=64)
-def _template(model_name: str, options: Options) -> service_pb2.ModelInferRequest:
+def _template(model_name: str, options: Options, n_rows: int) -> service_pb2.ModelInferRequest:
     """The request without its two texts: those inputs are declared last, so that their bytes can be appended."""
     request = service_pb2.ModelInferRequest(model_name=model_name)
     values = raw_options(options)
-    request.raw_input_contents.extend([raw for _, raw in values])
+    request.raw_input_contents.extend([raw * n_rows for _, raw in values])
     for tensor in (*[tensor for tensor, _ in values], contract.QUESTION, contract.CONTEXT):
-        request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=[1, 1])
+        request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=[n_rows, 1])
     return request
 
 
@@ -83,16 +90,22 @@ def older_server_error(url: str, refusal: BadRequest) -> ProtocolError | None:
 
 
 def answer_from_response(response: service_pb2.ModelInferResponse, *, latency_ms: float) -> Answer:
-    """Read the answer of a request of one question.
+    """Read the answer of a request of one question; arguments and errors as `answers_from_response`."""
+    return answers_from_response(response, n_rows=1, latency_ms=latency_ms)[0]
+
+
+def answers_from_response(response: service_pb2.ModelInferResponse, *, n_rows: int, latency_ms: float) -> list[Answer]:
+    """Read the answers of a request.
 
     Args:
         response: The server's response.
-        latency_ms: What the answer is to say about its time.
+        n_rows: Rows of the request.
+        latency_ms: What the answers are to say about their time.
 
     Raises:
         ProtocolError: An output is missing, or its datatype, shape or size is not the contract's.
     """
-    outputs = _raw_outputs(response)
+    outputs = _raw_outputs(response, n_rows)
     texts = _strings(*outputs[contract.ANSWER.name])
     columns = [
         _numbers(tensor, outputs) for tensor in (contract.SCORE, contract.CHAR_START, contract.CHAR_END, contract.LOGIT)
@@ -102,27 +115,39 @@ def answer_from_response(response: service_pb2.ModelInferResponse, *, latency_ms
         raise ProtocolError(
             f"ANSWER, SCORE, CHAR_START, CHAR_END and LOGIT hold {counts} entries: they must hold equally many"
         )
-    spans = tuple(
-        [
-            Span(text=text, score=score, char_start=char_start, char_end=char_end, logit=logit)
-            for text, score, char_start, char_end, logit in zip(texts, *columns, strict=True)
-            if char_start >= 0
-        ]
-    )
-    has_answer = _one(contract.HAS_ANSWER, outputs)
-    if has_answer and not spans:
-        raise ProtocolError("HAS_ANSWER is true, yet there is no span")
-    return Answer(
-        has_answer=has_answer,
-        no_answer_margin=_one(contract.NO_ANSWER_MARGIN, outputs),
-        question_truncated=_one(contract.QUESTION_TRUNCATED, outputs),
-        spans=spans,
-        model_version=response.model_version,
-        latency_ms=latency_ms,
-    )
+    per_row = [
+        _numbers(tensor, outputs)
+        for tensor in (contract.HAS_ANSWER, contract.NO_ANSWER_MARGIN, contract.QUESTION_TRUNCATED)
+    ]
+    answers = []
+    width = len(texts) // n_rows
+    for row, (has_answer, margin, truncated) in enumerate(zip(*per_row, strict=True)):
+        own = slice(row * width, (row + 1) * width)
+        spans = tuple(
+            [
+                Span(text=text, score=score, char_start=char_start, char_end=char_end, logit=logit)
+                for text, score, char_start, char_end, logit in zip(
+                    texts[own], *[column[own] for column in columns], strict=True
+                )
+                if char_start >= 0
+            ]
+        )
+        if has_answer and not spans:
+            raise ProtocolError("HAS_ANSWER is true, yet there is no span")
+        answers.append(
+            Answer(
+                has_answer=has_answer,
+                no_answer_margin=margin,
+                question_truncated=truncated,
+                spans=spans,
+                model_version=response.model_version,
+                latency_ms=latency_ms,
+            )
+        )
+    return answers
 
 
-def _raw_outputs(response: service_pb2.ModelInferResponse) -> dict[str, tuple[int, bytes]]:
+def _raw_outputs(response: service_pb2.ModelInferResponse, n_rows: int) -> dict[str, tuple[int, bytes]]:
     """Number of entries and bytes of each output of the contract."""
     if len(response.outputs) != len(response.raw_output_contents):
         raise ProtocolError(
@@ -138,13 +163,13 @@ def _raw_outputs(response: service_pb2.ModelInferResponse) -> dict[str, tuple[in
             )
         output, raw = declared[tensor.name]
         shape = tuple(output.shape)
-        fits = len(shape) == 2 and shape[0] == 1 and (tensor.dims == (-1,) or shape[1:] == tensor.dims)
+        fits = len(shape) == 2 and shape[0] == n_rows and (tensor.dims == (-1,) or shape[1:] == tensor.dims)
         if output.datatype != tensor.dtype or not fits:
-            wanted = "[1, any]" if tensor.dims == (-1,) else f"[1, {tensor.dims[0]}]"
+            wanted = f"[{n_rows}, {'any' if tensor.dims == (-1,) else tensor.dims[0]}]"
             raise ProtocolError(
                 f"the output {tensor.name} is {output.datatype} {list(shape)}: expected {tensor.dtype} {wanted}"
             )
-        found[tensor.name] = (shape[1], raw)
+        found[tensor.name] = (shape[0] * shape[1], raw)
     return found
 
 
@@ -171,7 +196,3 @@ def _numbers(tensor: contract.Tensor, outputs: dict[str, tuple[int, bytes]]) -> 
     if len(raw) != n_entries * size:
         raise ProtocolError(f"the output {tensor.name} has {len(raw)} bytes: expected {n_entries * size}")
     return struct.unpack(f"<{n_entries}{code}", raw)
-
-
-def _one(tensor: contract.Tensor, outputs: dict[str, tuple[int, bytes]]) -> Any:
-    return _numbers(tensor, outputs)[0]

@@ -52,6 +52,26 @@ def test_no_answer_has_an_empty_text_and_keeps_the_best_span(client):
     assert answer.logit == -math.inf
     assert answer.best_span.text == "😀"
     assert answer.to_dict()["logit"] is None
+    assert answer.to_dict(CONTEXT)["sentence"] == ""
+
+
+def test_an_answer_widens_to_its_sentence(client):
+    context = f"Nobody knew. {CONTEXT} It rained."
+    answer = client.ask(QUESTION, context)
+    start, end = answer.sentence_in(context)
+    assert context[start:end] in CONTEXT
+    assert start <= answer.char_start < answer.char_end <= end
+    assert answer.to_dict(context)["sentence"] == context[start:end]
+
+
+def test_rows_of_one_request_are_limited(client, triton):
+    with pytest.raises(InputError, match="33 rows: give at most 32 in one request"):
+        client.ask_rows([(QUESTION, CONTEXT)] * 33)
+    with pytest.raises(InputError, match="the context is empty"):
+        client.ask_rows([(QUESTION, CONTEXT), (QUESTION, "")])
+    assert client.ask_rows([]) == []
+    assert triton.requests == []
+    assert client.ask_rows([(QUESTION, CONTEXT)]) == [client.ask(QUESTION, CONTEXT)]
 
 
 def test_every_request_carries_the_same_inputs_and_leaves_to_the_model_what_was_not_asked_for(triton, client):

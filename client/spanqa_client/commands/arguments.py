@@ -52,6 +52,26 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_collection(parser: argparse.ArgumentParser) -> None:
+    """Declare how a collection is asked; what is left out is None."""
+    parser.add_argument(
+        "--top-k", metavar="K", type=int, help="with --index: passages that are read, 1..32 (default: 5)"
+    )
+    parser.add_argument(
+        "--where",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="with --index: only documents with this metadata; given twice with one key, either value will do",
+    )
+    parser.add_argument(
+        "--weight",
+        metavar="W",
+        type=float,
+        help="with --index: what the index's own score counts beside the reader's, 0..1 (default: 0)",
+    )
+
+
 def answering(args: argparse.Namespace) -> dict[str, Any]:
     """Give what `add_answering` declared as keywords of `QAClient.ask`, `ask_many` and `Options`."""
     return {

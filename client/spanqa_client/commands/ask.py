@@ -10,7 +10,7 @@ from pathlib import Path
 from spanqa.errors import InputError
 from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
-from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
+from spanqa_client.commands.arguments import add_answering, add_collection, add_server, add_timeout, answering
 from spanqa_client.highlight import highlighted
 
 
@@ -20,19 +20,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     context = parser.add_mutually_exclusive_group(required=True)
     context.add_argument("--context", metavar="TEXT", help="the text to answer from; - reads stdin")
     context.add_argument("--context-file", metavar="FILE", help="a UTF-8 file with that text; - reads stdin")
+    context.add_argument(
+        "--index", metavar="INDEX", help="a collection, made by `spanqa index`: the best of its passages are read"
+    )
     add_server(parser)
     add_answering(parser)
     add_timeout(parser)
+    add_collection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print the answer."""
+    if args.index is not None:
+        # Collections are a room, and an extra, of their own.
+        from spanqa_retrieval.commands.asking import run as run_collection
+
+        return run_collection(args)
+    for option in ("top_k", "where", "weight"):
+        if getattr(args, option) not in (None, []):
+            raise InputError(f"--{option.replace('_', '-')} goes with --index: leave it out for one text")
     context = _context(args.context, args.context_file)
     with QAClient(args.url, model_name=args.model) as client:
         answer = client.ask(args.question, context, timeout_s=args.timeout_s, **answering(args))
     if args.json:
-        print(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
+        print(json.dumps(answer.to_dict(context), ensure_ascii=False, indent=2))
     else:
         print(answer_text(context, answer, bold=sys.stdout.isatty()))
     return 0
