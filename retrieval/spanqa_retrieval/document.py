@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Scalar = str | int | float | bool
 """A value of a document's metadata."""
@@ -66,3 +68,13 @@ class Passage:
         if self.first_page is None:
             return None
         return self.first_page + max(bisect_right(self.page_starts, place) - 1, 0)
+
+
+def printable(text: str | Path) -> str:
+    """Give a text as one line that any terminal shows: what is not printable, as in names of files, is escaped."""
+    shown = os.fspath(text)
+    return shown if shown.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in shown)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()

@@ -22,13 +22,18 @@ def open_index(address: str) -> Index:
         CollectionError: There is none, or it cannot be read.
     """
     # Each engine's library is large, and only one is needed.
-    if address.startswith(OPENSEARCH):
-        from spanqa_retrieval.opensearch_engine import open_opensearch
+    try:
+        if address.startswith(OPENSEARCH):
+            from spanqa_retrieval.opensearch_engine import open_opensearch
 
-        return open_opensearch(address)
-    from spanqa_retrieval.tantivy_engine import TantivyIndex
+            return open_opensearch(address)
+        from spanqa_retrieval.tantivy_engine import TantivyIndex
 
-    return TantivyIndex(_folder(address))
+        return TantivyIndex(_folder(address))
+    except ModuleNotFoundError as error:
+        raise CollectionError(
+            f"an index needs the package {error.name}, which is not installed: pip install 'spanqa[retrieval]'"
+        ) from error
 
 
 def open_or_create(address: str, settings: IndexSettings | None) -> Index:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from spanqa_retrieval.document import printable
 from spanqa_retrieval.errors import SourceError
 from spanqa_retrieval.tantivy_engine import is_index
 
@@ -98,16 +99,6 @@ def fingerprint(path: Path, kind: Kind) -> str:
     except OSError as error:
         raise SourceError(f"{printable(path)}: cannot be read: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def printable(text: str | Path) -> str:
-    """Give a text as one line that any terminal shows: what is not printable, as in names of files, is escaped."""
-    shown = os.fspath(text)
-    return shown if shown.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in shown)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
 
 
 def _kind_of(name: str) -> Kind | None:

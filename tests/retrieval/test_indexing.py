@@ -191,6 +191,15 @@ def test_what_is_wrong_is_one_sentence(index, folder, capsys, arguments, message
     assert message in line
 
 
+def test_a_collection_without_its_extra_is_one_sentence(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("spanqa_retrieval")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tantivy", None)
+    assert run("ask", "x", "--index", "somewhere") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("needs the package tantivy, which is not installed: pip install 'spanqa[retrieval]'")
+
+
 def test_a_second_writer_is_refused_in_one_sentence(index, folder, capsys):
     with index.writer():
         assert run("index", folder, "-o", index.path, "--quiet") == 2

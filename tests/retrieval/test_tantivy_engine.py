@@ -79,6 +79,17 @@ def test_a_title_counts_what_the_settings_say(tmp_path):
         assert found(filled(index, a=[in_text, in_title]), "bridge") == expected
 
 
+def test_words_that_stand_nearly_everywhere_count_only_where_there_are_no_others(tmp_path):
+    few = create_index(tmp_path / "few", IndexSettings())
+    many = create_index(tmp_path / "many", IndexSettings())
+    for index, n_passages in ((few, 20), (many, 2000)):
+        filled(index, a=[passage(f"the number {number}") for number in range(n_passages)])
+        assert len(found(index, "the")) == 10
+        assert found(index, "the 7")[0] == "the number 7"
+    assert len(found(few, "the 7")) == 10
+    assert found(many, "the 7") == ["the number 7"]
+
+
 def test_filters_keep_what_has_one_of_the_values_of_each_key(empty):
     filled(
         empty,

@@ -11,7 +11,7 @@ from spanqa_client.client import QAClient
 from spanqa_client.highlight import highlighted
 from spanqa_retrieval.collection import DEFAULT_TOP_K, DEFAULT_WEIGHT, Asking, Collection, CollectionAnswer, FoundAnswer
 from spanqa_retrieval.commands.arguments import filters
-from spanqa_retrieval.sources import printable
+from spanqa_retrieval.document import printable
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,9 +8,9 @@ import textwrap
 
 from spanqa.errors import InputError
 from spanqa_retrieval.commands.arguments import add_filters, add_index, filters
+from spanqa_retrieval.document import printable
 from spanqa_retrieval.engine import Hit
 from spanqa_retrieval.opening import open_index
-from spanqa_retrieval.sources import printable
 
 DEFAULT_TOP_K = 5
 MOST = 1000

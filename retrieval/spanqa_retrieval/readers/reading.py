@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from spanqa.errors import SpanqaError
-from spanqa_retrieval.document import Document
+from spanqa_retrieval.document import Document, printable
 from spanqa_retrieval.errors import SourceError
-from spanqa_retrieval.sources import Source, printable
+from spanqa_retrieval.sources import Source
 
 MOST_DEFECTS = 20
 """Told of one file; of more, only how many."""
