@@ -23,6 +23,9 @@ CANARY_QUESTION = "Where does the ferry leave from?"
 CANARY_CONTEXT = "The ferry to the island leaves from the old harbour every morning."
 CALL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 60.0
+RELOAD_S = 10.0
+STARTS = 4
+"""What loading a model again may take: as long as so many starts of all models, and at least that many seconds."""
 POLL_S = 0.05
 BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
@@ -83,6 +86,7 @@ class Control:
         self._headers = dict(headers)
         self._stopping = stopping
         self._load = threading.Thread()
+        self._reload_s = LOAD_TIMEOUT_S
 
     def __enter__(self) -> Control:
         return self
@@ -200,15 +204,20 @@ class Control:
         """
         start = time.monotonic()
         self.unload(model)
-        self.load(model)
+        self.load(model, timeout_s=self._reload_s)
         return time.monotonic() - start
 
-    def load(self, model: str, *, config_json: str | None = None) -> None:
+    def expect(self, start_s: float) -> None:
+        """Take what all models needed to start, in seconds, as what one may need when it is loaded again."""
+        self._reload_s = max(RELOAD_S, STARTS * start_s)
+
+    def load(self, model: str, *, config_json: str | None = None, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Load a model as it lies on disk; what answers now answers until the load is complete, or if it fails.
 
         Args:
             model: The model.
             config_json: A configuration instead of that on disk.
+            timeout_s: How long it may take, in seconds.
 
         Raises:
             ServerLostError: If Triton cannot, or does not answer, or the server is to stop.
@@ -217,7 +226,7 @@ class Control:
 
         def load() -> None:
             try:
-                self._client.load_model(model, headers=self._headers, config=config_json, client_timeout=LOAD_TIMEOUT_S)
+                self._client.load_model(model, headers=self._headers, config=config_json, client_timeout=timeout_s)
             except Exception as error:  # whatever it is, whoever waits must hear of it
                 failures.append(error)
 

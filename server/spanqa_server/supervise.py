@@ -166,11 +166,10 @@ class Supervisor(threading.Thread):
                     "--start-timeout-s, or see what Triton says with --verbose"
                 )
             time.sleep(POLL_S / 2)
-        if self.stopping.is_set():
-            return
-        canary = control.ask_canary(self._settings.start_timeout_s)
-        if canary.problem:
-            raise ServerLostError(f"every model is loaded, but the first question was not answered: {canary.problem}")
+        control.expect(time.monotonic() - start)
+        problem = None if self.stopping.is_set() else control.ask_canary(self._settings.start_timeout_s).problem
+        if problem:
+            raise ServerLostError(f"every model is loaded, but the first question was not answered: {problem}")
 
     def _count_restart(self, loss: Loss) -> None:
         """Allow another start of Triton, unless too many of late have come to nothing."""

@@ -130,6 +130,28 @@ def test_the_ensemble_works_again_after_its_encoder_died(server: Server, tools: 
         assert client.infer(contract.ENSEMBLE, [text]).as_numpy("LENGTH")[0, 0] == 4
 
 
+def test_a_model_that_hangs_while_it_is_loaded_again_ends_in_a_fresh_triton(
+    repository: Path, tools: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("spanqa_server.control.RELOAD_S", 1.5)
+    monkeypatch.setattr("spanqa_server.control.STARTS", 0)
+    hanging = repository / "hanging"
+    path = repository / contract.ENCODER / "1" / "model.py"
+    text = path.read_text("utf-8")
+    hang = f"import os, time\nwhile os.path.exists({str(hanging)!r}): time.sleep(0.05)\n"
+    path.write_text(hang + text, "utf-8")
+    reports: list[str] = []
+    with Server(repository, report=reports.append) as server, Load(tools, server.url) as load:
+        triton_pid = server.triton_pid
+        hanging.touch()
+        os.kill(pid_of(server, contract.ENCODER), signal.SIGKILL)
+        tools.wait_until(lambda: any("does not load the model 'encoder'" in line for line in reports), 2 * RECOVERY_S)
+        hanging.unlink()
+        tools.wait_until(lambda: server.triton_pid not in (None, triton_pid), 2 * RECOVERY_S)
+        tools.wait_until(lambda: any("Triton runs again" in line for line in reports), 2 * RECOVERY_S)
+    assert load.wrong == []
+
+
 def test_a_killed_triton_is_started_anew_on_the_same_port(server: Server, tools: Any, reports: list[str]) -> None:
     url, killed = server.url, server.triton_pid
     with Load(tools, url) as load:
