@@ -51,6 +51,7 @@ COMMANDS = {
     "serve": _command("serve", "serve", "serve a model repository with Triton"),
     "health": _command("serve", "health", "ask a server a question, for probes: exit status 0 where it answers"),
     "ask": _command("client", "ask", "ask a server one question, about a text or a collection"),
+    "batch": _command("client", "batch", "answer files of questions in Parquet, by a server, a repository or on Ray"),
     "predict": _command("client", "predict", "answer a whole dataset through a server"),
     "score": _command("client", "score", "SQuAD metrics of a prediction file"),
     "index": _command("retrieval", "index", "make a collection of documents that can be asked, or bring it up to date"),
