@@ -29,7 +29,8 @@ from spanqa_retrieval.passages import passages_of
 from spanqa_retrieval.readers.reading import read_documents
 from spanqa_retrieval.settings import IndexSettings
 from spanqa_retrieval.sources import find_sources
-from spanqa_retrieval.tantivy_engine import TantivyIndex, analyzer_of, create_index
+from spanqa_retrieval.tantivy_engine import TantivyIndex, create_index
+from spanqa_retrieval.tantivy_query import analyzer_of
 
 KS = (1, 5, 20)
 WHOLE = IndexSettings(passage_words=1000, overlap_sentences=0)

@@ -231,6 +231,10 @@ class Telemetry:
                 return
 
     def _flush(self) -> None:
+        n_queued = self._n_queued()
+        if n_queued != self._n_queued_told:  # first: whoever stops the server goes by it
+            self._metrics[QUEUED, ""].set(n_queued)
+            self._n_queued_told = n_queued
         with self._lock:
             pending, self._pending = self._pending, {}
         try:
@@ -240,10 +244,6 @@ class Telemetry:
                 del pending[key]
         finally:
             self._add(*pending.items())
-        n_queued = self._n_queued()
-        if n_queued != self._n_queued_told:
-            self._metrics[QUEUED, ""].set(n_queued)
-            self._n_queued_told = n_queued
 
     def _turn_off(self, error: Exception) -> None:
         self.is_on = False

@@ -24,7 +24,10 @@ PACKAGES = {
 MAY_IMPORT = {
     "spanqa": {"spanqa"},
     # Collections are imported where a command is asked about one.
-    "spanqa_client": {"spanqa", "spanqa_client", "spanqa_retrieval.commands.asking", "spanqa_retrieval.collection"},
+    "spanqa_client": {
+        *("spanqa", "spanqa_client"),
+        *(f"spanqa_retrieval.{m}" for m in ("collection", "asking", "commands.asking")),
+    },
     "spanqa_retrieval": {"spanqa", "spanqa_client", "spanqa_retrieval"},
     "spanqa_server": {"spanqa", "spanqa_client", "spanqa_server"},
     # The scoring modules are standard library only.

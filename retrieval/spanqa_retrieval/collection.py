@@ -7,25 +7,19 @@ is its logit less that of "no answer"; the retriever's is BM25's score.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spanqa.errors import SpanqaError
 from spanqa.sentences import sentence_around
-
-from spanqa.contract import MAX_ROWS, MAX_TOP_N
-from spanqa.errors import InputError, SpanqaError
 from spanqa_client.answer import Answer, Span
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, QAClient
 from spanqa_client.many import answers_in_order
-from spanqa_retrieval.document import Scalar
+from spanqa_client.options import utf8_from_text
+from spanqa_retrieval.asking import Asking
 from spanqa_retrieval.engine import Hit, Index
 from spanqa_retrieval.opening import open_index
-
-DEFAULT_TOP_K = 5
-DEFAULT_WEIGHT = 0.0
-"""What the retriever's score counts; see benchmarks/results for the table that decided it."""
-Filters = Mapping[str, Sequence[Scalar]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +68,14 @@ class CollectionAnswer:
         answers: The best answers, best first; where `has_answer` is false, what came closest.
         n_passages: Passages that were read.
         model_version: The version of the model that read them; "" where there was nothing to read.
+        question_truncated: Whether the question was too long, and its end was cut off.
     """
 
     has_answer: bool
     answers: tuple[FoundAnswer, ...]
     n_passages: int
     model_version: str = ""
+    question_truncated: bool = False
 
     @property
     def text(self) -> str:
@@ -89,38 +85,6 @@ class CollectionAnswer:
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         return {"answers": [answer.to_dict() for answer in self.answers], "has_answer": self.has_answer}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How a collection is asked.
-
-    Args:
-        top_k: Passages that are read for a question, 1..32.
-        top_n: Most answers of a question, 1..64.
-        weight: What BM25's score counts beside the reader's, 0..1.
-        filters: For each of these keys of metadata, the values of which a document must have one.
-        no_answer_threshold: Answer where a passage's no-answer margin is at most this; None is the model's own.
-        max_answer_tokens: Longest answer in word pieces; None is the model's own.
-
-    Raises:
-        InputError: One is out of range.
-    """
-
-    top_k: int = DEFAULT_TOP_K
-    top_n: int = 1
-    weight: float = DEFAULT_WEIGHT
-    filters: Filters | None = None
-    no_answer_threshold: float | None = None
-    max_answer_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= MAX_ROWS:
-            raise InputError(f"top_k is {self.top_k!r}: give a whole number from 1 to {MAX_ROWS}")
-        if not 1 <= self.top_n <= MAX_TOP_N:
-            raise InputError(f"top_n is {self.top_n!r}: give a whole number from 1 to {MAX_TOP_N}")
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"weight is {self.weight!r}: give a number from 0 to 1")
 
 
 class Collection:
@@ -163,6 +127,7 @@ class Collection:
             CollectionError: The index cannot be asked.
         """
         asking = asking or Asking()
+        utf8_from_text("question", question)  # refused before anything is searched
         hits = self.index.search(question, top_k=asking.top_k, filters=asking.filters)
         return ranked(hits, self._read(question, hits, asking, timeout_s), asking)
 
@@ -221,7 +186,13 @@ def ranked(hits: Sequence[Hit], read: Sequence[Answer], asking: Asking) -> Colle
         if answers == has_answer and len(kept) < asking.top_n and not any(_overlaps(one, other) for other in kept):
             kept.append(one)
     version = read[0].model_version if read else ""
-    return CollectionAnswer(has_answer=has_answer, answers=tuple(kept), n_passages=len(hits), model_version=version)
+    return CollectionAnswer(
+        has_answer=has_answer,
+        answers=tuple(kept),
+        n_passages=len(hits),
+        model_version=version,
+        question_truncated=any(answer.question_truncated for answer in read),
+    )
 
 
 def _found(hit: Hit, answer: Answer, span: Span, weight: float) -> FoundAnswer:
@@ -246,4 +217,9 @@ def _found(hit: Hit, answer: Answer, span: Span, weight: float) -> FoundAnswer:
 
 
 def _overlaps(one: FoundAnswer, other: FoundAnswer) -> bool:
-    return one.document == other.document and one.char_start < other.char_end and other.char_start < one.char_end
+    start, end = max(one.char_start, other.char_start), min(one.char_end, other.char_end)
+    if one.document != other.document or start >= end:
+        return False
+    # Documents of two files may have one id: then there is other text in the same place.
+    first, second = (found.text[start - found.char_start : end - found.char_start] for found in (one, other))
+    return first == second

@@ -14,7 +14,8 @@ from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
 from spanqa_client.metrics import gold_from_examples, raw_scores
 from spanqa_client.normalize import normalized_words
-from spanqa_retrieval.collection import Asking, ranked
+from spanqa_retrieval.asking import Asking
+from spanqa_retrieval.collection import ranked
 from spanqa_retrieval.engine import Hit, Index
 
 READ_S = 600.0

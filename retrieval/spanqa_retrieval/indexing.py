@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from spanqa_retrieval.document import Document, Passage
@@ -12,7 +12,7 @@ from spanqa_retrieval.errors import SourceError
 from spanqa_retrieval.passages import passages_of
 from spanqa_retrieval.readers.reading import read_documents
 from spanqa_retrieval.settings import IndexSettings
-from spanqa_retrieval.sources import Source, fingerprint
+from spanqa_retrieval.sources import PACKED, Source, fingerprint
 
 COMMIT_S = 30.0
 """How much work, in seconds, an index may lose when its writer is killed, beside the file that is being read."""
@@ -49,6 +49,7 @@ def update_index(
     report: Report,
     *,
     prune: bool = False,
+    unread: Sequence[str] = (),
     on_file: Callable[[Source], None] | None = None,
 ) -> None:
     """Read what is new or has changed into an index.
@@ -61,6 +62,7 @@ def update_index(
         sources: The files that it is to hold.
         report: Is told what was done, as it is done.
         prune: Whether files that it holds beside these are taken out.
+        unread: Names of folders that could not be looked into: what the index holds of them is kept.
         on_file: Called before each file.
 
     Raises:
@@ -77,10 +79,11 @@ def update_index(
             if _take_in(writer, source, record, index.settings, report) and time.monotonic() - committed > COMMIT_S:
                 writer.commit()
                 committed = time.monotonic()
-        for name in known if prune else ():
+        gone = {name for name in known if prune and not name.startswith(tuple(f"{folder}/" for folder in unread))}
+        for name in gone:
             writer.remove(name)
             report.n_pruned += 1
-        report.missing = [] if prune else sorted(known)
+        report.missing = sorted(known.keys() - gone)
         writer.commit()
 
 
@@ -88,21 +91,30 @@ def _take_in(
     writer: IndexWriter, source: Source, record: SourceRecord | None, settings: IndexSettings, report: Report
 ) -> bool:
     """Read one file where that is needed; say whether the index was changed."""
+    kept = "; the index keeps what it holds of it" if record is not None else ""
     try:
         found = fingerprint(source.path, source.kind)
     except SourceError as error:
-        report.skipped.append(str(error))
-        return _gone(writer, record)
+        report.skipped.append(f"{error}{kept}")
+        return False
     if record is not None and record.fingerprint == found:
         report.n_unchanged += 1
         return False
-    writer.remove(source.name)
     count = _Count(source, report)
+    passages: Iterable[Passage] = count.passages(settings)
     try:
-        writer.add(source.name, count.passages(settings))
+        if source.kind not in PACKED:
+            passages = list(passages)  # one document: it is there before the old one goes
+    except SourceError as error:
+        report.skipped.append(f"{error}{kept}")
+        return False
+    writer.remove(source.name)
+    try:
+        writer.add(source.name, passages)
     except SourceError as error:
         # What was read before the fault is no whole file: the next run meets it as one that it does not know.
-        report.skipped.append(str(error))
+        gone = "; what the index held of it is taken out" if record is not None else ""
+        report.skipped.append(f"{error}{gone}")
         writer.remove(source.name)
         return True
     writer.finish(count.record(found))
@@ -111,12 +123,6 @@ def _take_in(
     report.n_passages += count.n_passages
     report.n_chars += count.n_chars
     return True
-
-
-def _gone(writer: IndexWriter, record: SourceRecord | None) -> bool:
-    if record is not None:
-        writer.remove(record.name)
-    return record is not None
 
 
 class _Count:

@@ -1,4 +1,4 @@
-"""One index of an OpenSearch cluster by its address: time limits, retries, and where the cluster's errors become ours."""
+"""Requests about one index of an OpenSearch cluster: time limits, retries, and where its errors become ours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,8 +23,8 @@ from spanqa_retrieval.errors import CollectionError
 
 USER, PASSWORD, CA = "SPANQA_OPENSEARCH_USER", "SPANQA_OPENSEARCH_PASSWORD", "SPANQA_OPENSEARCH_CA"
 DEFAULT_PORT = 9200
-CONNECT_S, ANSWER_S, DELETE_S = 5.0, 60.0, 600.0
-"""How long a connection, an answer and a deletion may take, in seconds."""
+CONNECT_S, ANSWER_S = 5.0, 60.0
+"""How long a connection and an answer may take, in seconds."""
 TRIES, PATIENT_TRIES = 3, 9
 """How often a request is made: where somebody waits for its answer, and where hours of work would be lost."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 30.0
@@ -152,41 +151,6 @@ class Connection:
                     f"{self.address}: no OpenSearch answers there: give the address of one"
                 ) from error
             return answer
-
-    def bulk(self, actions: Sequence[bytes], before: Callable[[], None]) -> None:
-        """Write documents; what is rejected is sent again, until all are written.
-
-        Args:
-            actions: Lines of a bulk, each action with its document; done twice, they must come to the same.
-            before: Called before each try; what it raises ends them.
-
-        Raises:
-            CollectionError: A document was refused, or some were rejected for a minute.
-        """
-        waits = backoffs(PATIENT_TRIES)
-        headers = {"content-type": "application/x-ndjson"}
-        while True:
-            before()
-            send = partial(OpenSearch.bulk, body=b"".join(actions), index=self.address.name, headers=headers)
-            results = [result for item in self.call(send, patient=True)["items"] for result in item.values()]
-            failed = [
-                (action, result)
-                for action, result in zip(actions, results, strict=True)
-                if result["status"] >= 300 and "error" in result  # to delete what is not there is no error
-            ]
-            refused = [one for one in failed if one[1]["status"] not in PASSING]
-            if not failed:
-                return
-            wait_s = None if refused else next(waits, None)
-            if wait_s is None:
-                what = "refused" if refused else f"rejected {PATIENT_TRIES} times"
-                _, result = (refused or failed)[0]
-                raise CollectionError(
-                    f"{self.address}: {len(refused or failed)} documents were {what}, first {result['_id']} "
-                    f"({reason_of(result) or result['status']}): see to the cluster, then run this again"
-                )
-            time.sleep(wait_s)
-            actions = [action for action, _ in failed]
 
     def _said(self, error: theirs.TransportError) -> str:
         status, reason = error.status_code, reason_of(error.info) or f"HTTP {error.status_code}"

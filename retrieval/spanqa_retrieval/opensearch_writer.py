@@ -4,142 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from opensearchpy.exceptions import ConflictError, NotFoundError
-
 from spanqa_retrieval.document import Passage, Scalar, printable
 from spanqa_retrieval.engine import SourceRecord
-from spanqa_retrieval.errors import BusyError, CollectionError
-from spanqa_retrieval.opensearch_connection import PATIENT_TRIES, Connection, backoffs, reason_of
+from spanqa_retrieval.errors import CollectionError
+from spanqa_retrieval.opensearch_connection import PASSING, PATIENT_TRIES, Connection, backoffs, reason_of
+from spanqa_retrieval.opensearch_lock import Lock
 
-PASSAGE, SOURCE, UNFINISHED, LOCK = "passage", "source", "unfinished", "lock"
+PASSAGE, SOURCE, UNFINISHED = "passage", "source", "unfinished"
 """Kinds of documents in an index. A source's record stands where the note stood that it is unfinished."""
 MOST_DOCUMENTS, MOST_BYTES = 500, 4 << 20
 """Of one bulk; a single document may be larger."""
 DELETE_S = 600.0
 """How long a deletion may take, in seconds."""
-RENEW_S, STALE_S = 30.0, 180.0
-"""After how many seconds a lock is renewed, and from which age on it is nobody's."""
 _NOTES, _PASSAGES, _RECORDS = range(3)
-
-
-class Lock:
-    """The right to write an index: a document in it that is renewed, and anybody's once that has stopped.
-
-    Ages are told by the clocks of the writers' machines, which must not differ by minutes.
-
-    Args:
-        connection: The index.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._index = connection, connection.address.name
-        self._token = uuid.uuid4().hex
-        self._mutex, self._ended, self._is_lost = threading.Lock(), threading.Event(), False
-        self._thread = threading.Thread(target=self._keep, name="spanqa index lock", daemon=True)
-
-    def acquire(self) -> None:
-        """Take it.
-
-        Raises:
-            BusyError: Another process has it, and has renewed it lately.
-            CollectionError: The cluster cannot be asked.
-        """
-        body = self._body()
-        try:
-            self._note(
-                self._connection.call(
-                    lambda client: client.create(index=self._index, id=LOCK, body=body), passing=(ConflictError,)
-                )
-            )
-        except ConflictError:
-            found, held = self._found()
-            age_s = time.time() - held["renewed"]
-            if held["token"] != self._token and age_s < STALE_S:
-                raise self._busy(f" ({held['owner']}, last seen {max(age_s, 0):.0f} s ago)") from None
-            self._note(found)
-            self._renew()
-        self._thread.start()
-
-    def check(self) -> None:
-        """Make sure that it is held, before anything is written.
-
-        Raises:
-            BusyError: Another process has taken it.
-            CollectionError: The cluster cannot be asked.
-        """
-        with self._mutex:
-            # The machine may have slept, or the cluster been out of reach.
-            if self._is_lost or time.time() - self._renewed > 2 * RENEW_S:
-                self._renew(patient=True)
-
-    def release(self) -> None:
-        """Give it back, where it is still held."""
-        self._ended.set()
-        self._thread.join()
-        # What cannot be given back grows stale.
-        with suppress(CollectionError, ConflictError, NotFoundError):
-            self._connection.call(
-                lambda client: client.delete(index=self._index, id=LOCK, **self._place),
-                passing=(ConflictError, NotFoundError),
-            )
-
-    def _keep(self) -> None:
-        while not self._ended.wait(RENEW_S):
-            # What fails here is met by `check`.
-            with suppress(CollectionError), self._mutex:
-                self._renew()
-
-    def _renew(self, *, patient: bool = False) -> None:
-        """Write it again, if nobody else has since."""
-        if self._is_lost:
-            raise self._busy("")
-        body = self._body()
-        try:
-            done = self._connection.call(
-                lambda client: client.index(index=self._index, id=LOCK, body=body, **self._place),
-                patient=patient,
-                passing=(ConflictError,),
-            )
-        except ConflictError:
-            # It may have been this lock, by a try of which no answer came.
-            done, held = self._found()
-            self._is_lost = held["token"] != self._token
-            if self._is_lost:
-                raise self._busy("") from None
-        self._note(done)
-
-    def _found(self) -> tuple[Any, dict[str, Any]]:
-        try:
-            found = self._connection.call(
-                lambda client: client.get(index=self._index, id=LOCK), passing=(NotFoundError,)
-            )
-        except NotFoundError:
-            raise self._busy("") from None
-        return found, json.loads(found["_source"]["kept"])
-
-    def _body(self) -> dict[str, str]:
-        owner = f"process {os.getpid()} on {socket.gethostname()}"
-        return {"kind": LOCK, "kept": json.dumps({"token": self._token, "owner": owner, "renewed": time.time()})}
-
-    def _note(self, done: Any) -> None:
-        self._place = {"if_seq_no": done["_seq_no"], "if_primary_term": done["_primary_term"]}
-        self._renewed = time.time()
-
-    def _busy(self, who: str) -> BusyError:
-        return BusyError(
-            f"{self._connection.address}: another process writes the index{printable(who)}: wait until it has ended, "
-            f"or {STALE_S / 60:g} minutes where it was killed"
-        )
 
 
 class OpenSearchWriter:
@@ -215,9 +97,44 @@ class OpenSearchWriter:
     def _flush(self) -> None:
         for actions in self._waiting:
             if actions:
-                self._connection.bulk(actions, self._lock.check)
+                self._send(actions)
                 actions.clear()
         self._n_waiting = self._n_bytes = 0
+
+    def _send(self, actions: Sequence[bytes]) -> None:
+        """Write documents in one bulk, and again those that are rejected, until all are written."""
+        waits = backoffs(PATIENT_TRIES)
+        while True:
+            self._lock.check()
+            failed = self._bulk(actions)
+            if not failed:
+                return
+            refused = [one for one in failed if one[1]["status"] not in PASSING]
+            wait_s = None if refused else next(waits, None)
+            if wait_s is None:
+                action, result = (refused or failed)[0]
+                what = "refused" if refused else f"rejected {PATIENT_TRIES} times"
+                raise CollectionError(
+                    f"{self._connection.address}: {len(refused or failed)} documents were {what}, first one of "
+                    f"{_source_of(action)} ({reason_of(result) or result['status']}): see to the cluster, then run "
+                    "this again"
+                )
+            time.sleep(wait_s)
+            actions = [action for action, _ in failed]
+
+    def _bulk(self, actions: Sequence[bytes]) -> list[tuple[bytes, dict[str, Any]]]:
+        """Send a bulk; give what was not done, each with its result."""
+        done = self._connection.call(
+            lambda client: client.bulk(
+                index=self._connection.address.name,
+                body=b"".join(actions),
+                headers={"content-type": "application/x-ndjson"},
+            ),
+            patient=True,
+        )
+        results = [result for item in done["items"] for result in item.values()]
+        # To delete what is not there has a status of its own, and is no error.
+        return [(action, result) for action, result in zip(actions, results, strict=True) if "error" in result]
 
     def _take_away(self) -> None:
         """Carry out what was removed: noted as unfinished, then without passages, then gone."""
@@ -225,9 +142,9 @@ class OpenSearchWriter:
             self._flush()
             names = sorted(self._removed)[:MOST_DOCUMENTS]
             notes = [_action("index", _id(name)) + _line({"kind": UNFINISHED, "source": name}) for name in names]
-            self._connection.bulk(notes, self._lock.check)
+            self._send(notes)
             self._delete_passages(names)
-            self._connection.bulk([_action("delete", _id(name)) for name in names], self._lock.check)
+            self._send([_action("delete", _id(name)) for name in names])
             self._removed.difference_update(names)
             self._known.difference_update(names)
             for name in names:
@@ -254,8 +171,8 @@ class OpenSearchWriter:
                 return
             wait_s = next(waits, None)
             if wait_s is None:
-                cause = done["failures"][0].get("cause") if done["failures"] else None
-                reason = reason_of(cause) or f"{done['version_conflicts']} conflicts"
+                first = done["failures"][0] if done["failures"] else {}
+                reason = reason_of(first.get("cause") or first.get("reason")) or "other changes go on"
                 raise CollectionError(
                     f"{self._connection.address}: passages of {printable(names[0])} cannot be taken away ({reason}): "
                     "see to the cluster, then run this again"
@@ -296,6 +213,17 @@ def _document(source: str, passage: Passage) -> dict[str, Any]:
     }
 
 
+def passage_of(document: Mapping[str, Any]) -> Passage:
+    """Give the passage that a document was made of."""
+    kept = json.loads(document["kept"])
+    return Passage(
+        **{**kept, "page_starts": tuple(kept["page_starts"])},
+        document=document["document"],
+        title=document["title"],
+        text=document["text"],
+    )
+
+
 def _id(source: str) -> str:
     return hashlib.sha256(source.encode()).hexdigest()[:32]
 
@@ -305,4 +233,9 @@ def _action(verb: str, identity: str) -> bytes:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    # Halves of surrogate pairs, which no index holds, become one character each: offsets stay.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+
+def _source_of(action: bytes) -> str:
+    return printable(json.loads(action.splitlines()[-1]).get("source", "a note"))

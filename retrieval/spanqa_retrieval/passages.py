@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spanqa.sentences import sentence_spans
-
 from spanqa_retrieval.document import Document, Passage
 from spanqa_retrieval.settings import IndexSettings
 
 CHARS_A_WORD = 8
 """Where words are not set apart by spaces, so many code points count as one."""
+_SPACES = " \n\t\u00a0"
 LONG = 1.5
 """A passage may have so many times the words that are asked for, rather than leave a few sentences of a paragraph."""
 SHORT = 0.5
@@ -99,8 +99,8 @@ def _sentences(text: str, most_words: int) -> Iterator[_Sentence]:
         before = end
         piece = start
         while end - piece > most_words * CHARS_A_WORD:
-            cut = text.rfind(" ", piece + 1, piece + most_words * CHARS_A_WORD) + 1
-            cut = cut or piece + most_words * CHARS_A_WORD
+            most = piece + most_words * CHARS_A_WORD
+            cut = max(text.rfind(space, piece + 1, most) for space in _SPACES) + 1 or most
             yield _Sentence(piece, cut, _n_words(text[piece:cut]), is_first)
             piece, is_first = cut, False
         yield _Sentence(piece, end, _n_words(text[piece:end]), is_first)

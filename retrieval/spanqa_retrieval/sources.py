@@ -53,7 +53,9 @@ class Source:
     kind: Kind
 
 
-def find_sources(named: Iterable[Path], on_skip: OnSkip) -> list[Source]:
+def find_sources(
+    named: Iterable[Path], on_skip: OnSkip, on_unread: Callable[[str], None] = lambda _: None
+) -> list[Source]:
     """Find the files that are read among those that are named, and in folders that are.
 
     Hidden files and folders are passed over, and so are indexes. A link is followed only where it leads to a place in
@@ -62,6 +64,7 @@ def find_sources(named: Iterable[Path], on_skip: OnSkip) -> list[Source]:
     Args:
         named: Files and folders.
         on_skip: Is told what in a folder is not read, files of other types by their type.
+        on_unread: Is told the names of folders that cannot be looked into.
 
     Returns:
         The files, by name.
@@ -71,7 +74,7 @@ def find_sources(named: Iterable[Path], on_skip: OnSkip) -> list[Source]:
     """
     found: dict[Path, Source] = {}
     for path in dict.fromkeys(named):
-        for real, source in (_Folder(path, on_skip).walk() if path.is_dir() else _file(path)).items():
+        for real, source in (_Folder(path, on_skip, on_unread).walk() if os.path.isdir(path) else _file(path)).items():
             known = found.get(real, source)
             found[real] = max(known, source, key=lambda one: (len(one.name), one.name))
     by_name: dict[str, Source] = {}
@@ -117,7 +120,7 @@ def _type_of(name: str) -> str:
 
 def _file(path: Path) -> dict[Path, Source]:
     """Give a file that is named itself, by where it really is."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise SourceError(f"{printable(path)}: no such file or folder: name what is to be indexed")
     if not path.is_file():
         raise SourceError(f"{printable(path)}: neither a file nor a folder: name one of these")
@@ -145,10 +148,11 @@ class _Folder:
     Args:
         path: The folder.
         on_skip: Is told what is left out.
+        on_unread: Is told the names of folders that cannot be looked into.
     """
 
-    def __init__(self, path: Path, on_skip: OnSkip) -> None:
-        self._path, self._on_skip = path, on_skip
+    def __init__(self, path: Path, on_skip: OnSkip, on_unread: Callable[[str], None]) -> None:
+        self._path, self._on_skip, self._on_unread = path, on_skip, on_unread
         self._root = path.resolve()
         self._found: dict[Path, Source] = {}
         self._entered: set[Path] = set()
@@ -185,6 +189,7 @@ class _Folder:
                 entries = sorted(os.scandir(path), key=lambda entry: entry.name)
             except OSError as error:
                 self._on_skip(f"{printable(path)}: the folder cannot be read: {error.strerror}")
+                self._on_unread(name)
                 continue
             for entry in entries:
                 if entry.name.startswith("."):

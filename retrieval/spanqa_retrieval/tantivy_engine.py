@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,25 +20,26 @@ from spanqa_retrieval.document import Passage, Scalar
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
 from spanqa_retrieval.settings import IndexSettings, settings_from_json
+from spanqa_retrieval.tantivy_query import (
+    ANALYZER,
+    analyzer_of,
+    as_utf8,
+    filtered,
+    label_of,
+    query_of,
+    schema_of,
+    telling,
+)
 
 SETTINGS_FILE = "spanqa.json"
-ANALYZER = "spanqa"
-WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\p{L}\p{M}\p{N}]+"
-"""A word; in scripts that set none apart, each character."""
-LONGEST_WORD = 40
-"""Bytes; what is longer is no word that anybody asks for: tantivy's own limit in its analysers of languages."""
 WRITER_BYTES = 128 << 20
 """Memory that a writer fills before it writes a segment."""
-COMMON = 0.5
-"""Of the passages: a word that stands in more of them tells little, and costs half of a query's time (measured)."""
-MANY = 1000
-"""Passages from which on that can be said of a word."""
 PASSAGE, RECORD = "passage", "source"
 
 
 def is_index(path: Path) -> bool:
     """Say whether a folder holds an index."""
-    return (path / SETTINGS_FILE).is_file()
+    return os.path.isfile(path / SETTINGS_FILE)  # where a folder may not be looked into, it is none
 
 
 def create_index(path: Path, settings: IndexSettings) -> TantivyIndex:
@@ -57,8 +59,9 @@ def create_index(path: Path, settings: IndexSettings) -> TantivyIndex:
         made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             made.chmod(0o777 & ~_umask())
-            tantivy.Index(_schema(), path=str(made))
+            tantivy.Index(schema_of(), path=str(made))
             write_atomically(made / SETTINGS_FILE, settings.to_json())
+            share(made)
             made.replace(path)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
@@ -87,6 +90,11 @@ class TantivyIndex:
             self.settings = settings_from_json(text, str(path / SETTINGS_FILE))
             self._index = tantivy.Index.open(str(path))
         except (OSError, ValueError) as error:
+            if "PermissionDenied" in str(error) or isinstance(error, PermissionError):
+                raise CollectionError(
+                    f"{path}: this user may not read the index, or not write in its folder, which its locks need: give "
+                    "the user both, or a copy"
+                ) from error
             raise CollectionError(f"{path}: the index cannot be read ({error}): index its sources again") from error
         self._analyzer = analyzer_of(self.settings.stemmer)
         self._index.register_tokenizer(ANALYZER, self._analyzer)
@@ -101,18 +109,20 @@ class TantivyIndex:
 
     def search(self, query: str, *, top_k: int, filters: Mapping[str, Sequence[Scalar]] | None = None) -> list[Hit]:
         """Find the passages that fit a query best, best first; see `Index`."""
-        words = self._telling(list(dict.fromkeys(self._analyzer.analyze(query))))
+        searcher = self._searcher  # a refresh must not come between finding and reading
+        words = telling(searcher, list(dict.fromkeys(self._analyzer.analyze(as_utf8(query)))))
         if not words:
             return []
-        wanted = self._with_filters(self._query(words), filters or {})
-        hits = self._searcher.search(wanted, limit=top_k, count=False).hits
-        return [Hit(passage=_passage(self._searcher.doc(place)), score=score) for score, place in hits]
+        wanted = filtered(self._schema, query_of(self._schema, words, self.settings.title_weight), filters or {})
+        hits = searcher.search(wanted, limit=top_k, count=False).hits
+        return [Hit(passage=_passage(searcher.doc(place)), score=score) for score, place in hits]
 
     def sources(self) -> dict[str, SourceRecord]:
         """Give every file that the index holds, by name."""
         query = tantivy.Query.term_query(self._schema, "kind", RECORD)
-        found = self._searcher.search(query, limit=max(self._searcher.num_docs, 1), count=False).hits
-        records = [SourceRecord(**json.loads(_stored(self._searcher.doc(place)))) for _, place in found]
+        searcher = self._searcher
+        found = searcher.search(query, limit=max(searcher.num_docs, 1), count=False).hits
+        records = [SourceRecord(**json.loads(_stored(searcher.doc(place)))) for _, place in found]
         return {record.name: record for record in sorted(records, key=lambda record: record.name)}
 
     def n_bytes(self) -> int:
@@ -129,42 +139,21 @@ class TantivyIndex:
         try:
             writer = self._index.writer(WRITER_BYTES)
         except ValueError as error:
-            if "lock" not in str(error).lower():
-                raise CollectionError(f"{self.path}: the index cannot be written: {error}") from error
-            raise BusyError(f"{self.path}: another process writes the index: wait until it has ended") from error
+            if "LockBusy" in str(error):
+                raise BusyError(f"{self.path}: another process writes the index: wait until it has ended") from error
+            raise CollectionError(f"{self.path}: the index cannot be written: {error}") from error
         self.refresh()
         try:
             yield TantivyWriter(self, writer)
         finally:
-            writer.rollback()
-            # It also gives the lock back; merges that are under way are worth their time.
-            writer.wait_merging_threads()
+            try:
+                with contextlib.suppress(ValueError):  # a writer that failed has nothing to take back
+                    writer.rollback()
+            finally:
+                # It also gives the lock back; merges that are under way are worth their time.
+                writer.wait_merging_threads()
+            share(self.path)
             self.refresh()
-
-    def _telling(self, words: list[str]) -> list[str]:
-        """Leave out words that stand nearly everywhere, where others are left."""
-        most = COMMON * self._searcher.num_docs
-        if self._searcher.num_docs < MANY:
-            return words
-        return [word for word in words if self._searcher.doc_freq("text", word) <= most] or words
-
-    def _query(self, words: Sequence[str]) -> tantivy.Query:
-        should, weight = tantivy.Occur.Should, self.settings.title_weight
-        terms = [(should, tantivy.Query.term_query(self._schema, "text", word, index_option="freq")) for word in words]
-        for word in words if weight else ():
-            term = tantivy.Query.term_query(self._schema, "title", word, index_option="freq")
-            terms.append((should, term if weight == 1 else tantivy.Query.boost_query(term, weight)))
-        return tantivy.Query.boolean_query(terms)
-
-    def _with_filters(self, query: tantivy.Query, filters: Mapping[str, Sequence[Scalar]]) -> tantivy.Query:
-        if not filters:
-            return query
-        must = [(tantivy.Occur.Must, query)]
-        for key, values in filters.items():
-            labels = [tantivy.Query.term_query(self._schema, "label", label_of(key, value)) for value in values]
-            either = tantivy.Query.boolean_query([(tantivy.Occur.Should, label) for label in labels])
-            must.append((tantivy.Occur.Must, tantivy.Query.const_score_query(either, 0.0)))
-        return tantivy.Query.boolean_query(must)
 
 
 class TantivyWriter:
@@ -184,52 +173,36 @@ class TantivyWriter:
             for key, value in passage.metadata.items():
                 made.add_text("label", label_of(key, value))
             made.add_text("stored", _json_of(passage))
-            self._writer.add_document(made)
+            self._add(made)
 
     def finish(self, record: SourceRecord) -> None:
         """Say that all passages of a file are there."""
-        made = tantivy.Document(kind=RECORD, source=record.name, stored=json.dumps(asdict(record), ensure_ascii=False))
-        self._writer.add_document(made)
+        stored = json.dumps(asdict(record), ensure_ascii=False)
+        self._add(tantivy.Document(kind=RECORD, source=record.name, stored=stored))
 
     def remove(self, source: str) -> None:
         """Take away a file and its passages, finished or not."""
-        self._writer.delete_documents_by_term("source", source)
+        with self._told():
+            self._writer.delete_documents_by_term("source", source)
 
     def commit(self) -> None:
         """Make visible, at once, and durable what was changed since the last time."""
-        try:
+        with self._told():
             self._writer.commit()
-        except ValueError as error:
-            raise CollectionError(f"{self._index.path}: nothing more can be written: {error}") from error
         self._index.refresh()
 
+    def _add(self, made: tantivy.Document) -> None:
+        with self._told():
+            self._writer.add_document(made)
 
-def label_of(key: str, value: Scalar) -> str:
-    """Give the one word under which a value of metadata is found."""
-    return f"{key}={json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value}"
-
-
-def _schema() -> tantivy.Schema:
-    builder = tantivy.SchemaBuilder()
-    for name in ("kind", "source", "label"):
-        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-    for name in ("title", "text"):
-        builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq", stored=name == "text")
-    builder.add_text_field("stored", tokenizer_name="raw", index_option="basic", stored=True)
-    return builder.build()
-
-
-def analyzer_of(stemmer: str) -> tantivy.TextAnalyzer:
-    """Make what cuts texts and queries into the words that are compared.
-
-    Args:
-        stemmer: One of `STEMMERS`.
-    """
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(WORDS))
-    builder = builder.filter(tantivy.Filter.remove_long(LONGEST_WORD)).filter(tantivy.Filter.lowercase())
-    if stemmer != "none":
-        builder = builder.filter(tantivy.Filter.stemmer(stemmer))
-    return builder.build()
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise CollectionError(
+                f"{self._index.path}: nothing more can be written ({error}): make room, and index again"
+            ) from error
 
 
 def _json_of(passage: Passage) -> str:
@@ -249,6 +222,13 @@ def _passage(found: Any) -> Passage:
 
 def _stored(found: Any) -> str:
     return str(found.get_first("stored"))
+
+
+def share(path: Path) -> None:
+    """Let others read an index as far as the umask does: tantivy writes two of its files for their owner alone."""
+    for name in ("meta.json", ".managed.json"):
+        with contextlib.suppress(OSError):
+            (path / name).chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -156,10 +156,9 @@ class Supervisor(threading.Thread):
             if not self._process.is_running():
                 raise ServerLostError(self._process.last_words())
             now = time.monotonic()
-            if control.is_ready():
-                answers_since = answers_since or now
-                if control.has_every_endpoint() or now - answers_since > OPENING_S:
-                    break
+            answers_since = (answers_since or now) if control.is_ready() else 0.0
+            if answers_since and (control.has_every_endpoint() or now - answers_since > OPENING_S):
+                break
             if now - start > self._settings.start_timeout_s:
                 raise StartTimeoutError(
                     f"the models were not ready within {self._settings.start_timeout_s:g} s: give them more time with "

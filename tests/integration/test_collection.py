@@ -11,7 +11,8 @@ import pytest
 from spanqa.cli import main
 from spanqa.examples import Example
 from spanqa_client.client import QAClient
-from spanqa_retrieval.collection import Asking, Collection
+from spanqa_retrieval.asking import Asking
+from spanqa_retrieval.collection import Collection
 from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
@@ -75,4 +76,4 @@ def test_the_command_asks_a_collection(
     assert main([*command, "--threshold", "-1e9"]) == 0
     assert capsys.readouterr().out.startswith("no answer in the 4 passages read; closest:\n")
     assert main([*command, "--where", "lang=en"]) == 0
-    assert "no answer (no passage of the collection has a word of the question)" in capsys.readouterr().out
+    assert "no answer (no passage asked for has a word of the question)" in capsys.readouterr().out

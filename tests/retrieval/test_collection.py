@@ -5,7 +5,8 @@ import pytest
 from spanqa.errors import InputError
 from spanqa_client.answer import Answer, Span
 from spanqa_client.errors import ServerUnavailable
-from spanqa_retrieval.collection import Asking, Collection, ranked
+from spanqa_retrieval.asking import Asking
+from spanqa_retrieval.collection import Collection, ranked
 from spanqa_retrieval.document import Passage
 from spanqa_retrieval.engine import Hit
 
@@ -82,6 +83,13 @@ def test_one_place_that_two_passages_share_is_one_answer():
     assert [(one.document, one.text) for one in best] == [("d", "in 1832"), ("other", "1832")]
 
 
+def test_documents_of_one_id_are_told_apart_by_their_text():
+    other = "Nobody knew. The bridge was built in 1944 by two brothers. It fell."
+    answers = [read(("1832", 5.0), margin=-2.0), read(("1944", 5.0), margin=-3.0, text=other)]
+    best = ranked([hit(), hit(other)], answers, Asking(top_n=5)).answers
+    assert [one.text for one in best] == ["1944", "1832"]
+
+
 def test_a_weight_lets_the_index_have_a_say():
     hits = [hit(document="a", score=20.0), hit(document="b", score=1.0)]
     answers = [read(("1832", 5.0), margin=-2.0), read(("1832", 5.0), margin=-4.0)]
@@ -110,11 +118,20 @@ def test_nothing_found_and_nothing_to_choose_from_is_no_answer():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": 0}, {"top_k": 33}, {"top_n": 0}, {"top_n": 65}, {"weight": -0.1}, {"weight": float("nan")}]
+    "wrong",
+    [
+        {"top_k": 0},
+        {"top_k": 33},
+        {"top_n": 0},
+        {"top_n": 65},
+        {"weight": -0.1},
+        {"weight": float("nan")},
+        {"filters": {"a": "b"}},
+    ],
 )
 def test_what_is_out_of_range_is_refused(wrong):
     (name,) = wrong
-    with pytest.raises(InputError, match=f"{name} is .*: give "):
+    with pytest.raises(InputError, match=f"{name.rstrip('s')}.* is .*: give "):
         Asking(**wrong)
 
 

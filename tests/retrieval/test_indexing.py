@@ -73,14 +73,23 @@ def test_what_is_gone_is_kept_until_it_is_to_be_pruned(index, folder):
     assert len(documents(index)) == 2
 
 
-def test_a_file_that_becomes_unreadable_is_told_and_no_longer_found(index, folder):
+def test_what_lies_in_a_folder_that_cannot_be_looked_into_is_not_pruned(index, folder):
+    updated(index, folder)
+    report = Report()
+    update_index(index, [], report, prune=True, unread=["docs"])
+    assert (report.n_pruned, len(report.missing)) == (0, 3)
+    update_index(index, [], report, prune=True, unread=["doc"])
+    assert report.n_pruned == 3
+
+
+def test_a_file_that_becomes_unreadable_is_told_and_found_as_it_was(index, folder):
     updated(index, folder)
     (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
     report = updated(index, folder)
     (line,) = report.skipped
     assert "a.txt" in line
-    assert "\n" not in line
-    assert index.search("bridge", top_k=5) == []
+    assert line.endswith("; the index keeps what it holds of it")
+    assert [hit.passage.text for hit in index.search("bridge", top_k=5)] == ["A bridge of stone."]
     (folder / "a.txt").write_text("A bridge again.")
     assert updated(index, folder).n_read == 1
     assert len(documents(index)) == 5
@@ -164,13 +173,15 @@ def test_the_commands_index_look_and_search(folder, tmp_path, capsys):
     assert passage["title"] == "Towers"
     assert passage["text"] == text[passage["char_start"] : passage["char_end"]]
     assert run("search", "river", "--index", target, "--where", "lang=de") == 0
-    assert capsys.readouterr().out == "no passage has a word of the query\n"
+    assert capsys.readouterr().out == "no passage with that metadata has a word of the query\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["index", "-o", "{index}"], "no SOURCE: give folders or files"),
+        (["index", "{index}", "-o", "{index}", "--prune"], "nothing that can be read is in"),
+        (["index", "-o", "{index}", "--stat", "--stemmer", "german"], "--stat changes nothing"),
         (["index", "{folder}", "-o", "{index}", "--stat"], "--stat changes nothing"),
         (["index", "{folder}", "-o", "{index}", "--stemmer", "german"], "made with passages of 130 words"),
         (["index", "{folder}", "-o", "{folder}"], "not an index, and not empty"),

@@ -53,6 +53,12 @@ def test_a_text_without_sentences_is_cut_at_spaces():
     assert sum(len(passage.text.split()) for passage in passages) == 5000
 
 
+def test_lines_without_stops_are_cut_between_words():
+    words = [f"hydrogenperoxide{number}" for number in range(400)]
+    cut_words = [word for passage in cut("\n".join(words)) for word in passage.text.split()]
+    assert cut_words == words
+
+
 def test_a_text_without_spaces_is_cut_all_the_same():
     text = "x" * 100_000
     passages = cut(text)

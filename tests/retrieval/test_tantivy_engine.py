@@ -88,6 +88,7 @@ def test_words_that_stand_nearly_everywhere_count_only_where_there_are_no_others
         assert found(index, "the 7")[0] == "the number 7"
     assert len(found(few, "the 7")) == 10
     assert found(many, "the 7") == ["the number 7"]
+    assert len(found(many, "the telephone")) == 10  # a word that is nowhere is no other
 
 
 def test_filters_keep_what_has_one_of_the_values_of_each_key(empty):
@@ -136,6 +137,46 @@ def test_a_source_is_removed_whole_and_no_other(empty):
         writer.commit()
         assert list(writer.sources()) == ["ab"]
     assert found(empty, "bridge") == ["bridge ab"]
+
+
+def test_a_refresh_between_finding_and_reading_changes_nothing(empty, monkeypatch):
+    from spanqa_retrieval import tantivy_engine
+
+    filled(empty, a=[passage("apple pie")])
+
+    def refreshed(*arguments):
+        filled(TantivyIndex(empty.path), b=[passage("cherry cake"), passage("cherry pie")])
+        empty.refresh()
+        return real(*arguments)
+
+    real = tantivy_engine.filtered
+    monkeypatch.setattr(tantivy_engine, "filtered", refreshed)
+    assert found(empty, "apple") == ["apple pie"]
+
+
+def test_what_cannot_be_written_is_one_sentence(empty):
+    class Full:
+        def add_document(self, *_):
+            raise ValueError("no space left")
+
+        delete_documents_by_term = commit = add_document
+
+    with empty.writer() as writer:
+        real, writer._writer = writer._writer, Full()
+        for step in (
+            lambda: writer.add("a", [passage("x")]),
+            lambda: writer.finish(record("a")),
+            lambda: writer.remove("a"),
+            writer.commit,
+        ):
+            with pytest.raises(CollectionError, match=r"nothing more can be written \(no space left\): make room"):
+                step()
+        writer._writer = real
+
+
+def test_others_may_read_what_the_umask_lets_them(empty):
+    filled(empty, a=[passage("x")])
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in empty.path.iterdir() if "lock" not in path.name)
 
 
 def test_one_writer_at_a_time(empty):

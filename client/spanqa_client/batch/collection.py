@@ -11,14 +11,8 @@ from typing import Any
 from spanqa.errors import SpanqaError
 from spanqa_client.batch.askers import ServerPlan, settled_in_order
 from spanqa_client.batch.rows import Row, Settled
-from spanqa_retrieval.collection import (
-    DEFAULT_TOP_K,
-    DEFAULT_WEIGHT,
-    Asking,
-    Collection,
-    CollectionAnswer,
-    FoundAnswer,
-)
+from spanqa_retrieval.asking import DEFAULT_TOP_K, DEFAULT_WEIGHT, Asking
+from spanqa_retrieval.collection import Collection, CollectionAnswer, FoundAnswer
 from spanqa_retrieval.commands.asking import filters
 
 _OF_BEST = ("score", "char_start", "char_end", "no_answer_margin", "document", "title", "page", "sentence")

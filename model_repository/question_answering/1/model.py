@@ -99,6 +99,7 @@ class _Request:
         """Answer it."""
         made = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
         n_bytes = sum(array.nbytes for array in tensors.values())
+        n_bytes += sum(len(text) for array in tensors.values() if array.dtype == object for text in array.flat)
         self._send(pb_utils.InferenceResponse(output_tensors=made), n_bytes)
 
     def refuse(self, error: Exception) -> None:

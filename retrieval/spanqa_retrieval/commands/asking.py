@@ -9,7 +9,8 @@ import sys
 from spanqa_client.answer import Span
 from spanqa_client.client import QAClient
 from spanqa_client.highlight import highlighted
-from spanqa_retrieval.collection import DEFAULT_TOP_K, DEFAULT_WEIGHT, Asking, Collection, CollectionAnswer, FoundAnswer
+from spanqa_retrieval.asking import DEFAULT_TOP_K, DEFAULT_WEIGHT, Asking
+from spanqa_retrieval.collection import Collection, CollectionAnswer, FoundAnswer
 from spanqa_retrieval.commands.arguments import filters
 from spanqa_retrieval.document import printable
 
@@ -41,10 +42,10 @@ def answer_text(answer: CollectionAnswer, *, bold: bool) -> str:
         bold: Whether spans are marked by a terminal's bold type rather than by brackets.
     """
     if not answer.n_passages:
-        return "no answer (no passage of the collection has a word of the question)"
+        return "no answer (no passage asked for has a word of the question)"
     if not answer.answers:
         return f"no answer (the {answer.n_passages} passages read hold no span to choose from)"
-    lines = []
+    lines = ["(the question was too long: its end was cut off)"] if answer.question_truncated else []
     if not answer.has_answer:
         lines.append(f"no answer in the {answer.n_passages} passages read; closest:")
     for rank, found in enumerate(answer.answers, start=1):

@@ -16,7 +16,7 @@ from spanqa.errors import InputError
 from spanqa.examples import Example
 from spanqa_client.client import QAClient
 from spanqa_client.commands.arguments import add_server
-from spanqa_retrieval.collection import Asking
+from spanqa_retrieval.asking import Asking
 from spanqa_retrieval.commands.arguments import add_index
 from spanqa_retrieval.evaluation import Asked, find_all, fitted, read_all, recall, scores_at, scores_of_own, times
 from spanqa_retrieval.opening import open_index
@@ -49,9 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Search, read where that is wanted, and print the tables."""
     if not 1 <= args.top_k <= MAX_ROWS:
         raise InputError(f"--top-k is {args.top_k}: give a whole number from 1 to {MAX_ROWS}")
+    for name in ("questions", "concurrency"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: give a whole number of at least 1")
     examples = _chosen(read_dataset(args.dataset), args.questions)
-    if not examples:
-        raise InputError(f"{args.dataset}: no question in it: give a dataset with one at least")
+    if sum(bool(example.answers) for example in examples) < 2:
+        raise InputError(f"{args.dataset}: fewer than two of the questions have an answer: give a dataset with more")
     ks = [k for k in KS if k < args.top_k] + [args.top_k]
     found = find_all(open_index(args.index), examples, args.top_k)
     result: dict[str, Any] = {"questions": len(examples), "k": ks, "recall": recall(found, ks)}
@@ -95,7 +98,7 @@ def report_text(result: dict[str, Any]) -> str:
 def _chosen(examples: Sequence[Example], n_questions: int | None) -> list[Example]:
     if n_questions is None or n_questions >= len(examples):
         return list(examples)
-    return random.Random(SEED).sample(list(examples), max(n_questions, 1))  # noqa: S311 - no secret
+    return random.Random(SEED).sample(list(examples), n_questions)  # noqa: S311 - no secret
 
 
 def _read(args: argparse.Namespace, found: Sequence[Asked]) -> list[Asked]:

@@ -55,15 +55,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Bring the index up to date, or only look at it, and say what it came to."""
     if args.stat:
-        if args.sources or args.prune:
-            raise InputError("--stat changes nothing: leave out SOURCE and --prune")
+        if args.sources or args.prune or _settings(args) is not None:
+            raise InputError("--stat changes nothing: leave out SOURCE, --prune and settings")
         said = statistics(open_index(args.output))
         print(json.dumps(said, indent=2) if args.json else _stat_text(said))
         return 0
     if not args.sources:
         raise InputError("no SOURCE: give folders or files to index, or --stat to see what the index holds")
     report = Report()
-    sources = list(find_sources([Path(source) for source in args.sources], report.skipped.append))
+    unread: list[str] = []
+    sources = find_sources([Path(source) for source in args.sources], report.skipped.append, unread.append)
+    if not sources:
+        why = f" ({report.skipped[0]})" if report.skipped else ""
+        raise InputError(f"nothing that can be read is in {', '.join(args.sources)}{why}: name other sources")
     index = open_or_create(args.output, _settings(args))
     began = time.perf_counter()
     with tqdm(total=len(sources), unit="file", disable=True if args.quiet else None) as bar:
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             bar.update()
             bar.set_postfix_str(f"{report.n_passages:,} passages, {source.name[-40:]}", refresh=False)
 
-        update_index(index, sources, report, prune=args.prune, on_file=shown)
+        update_index(index, sources, report, prune=args.prune, unread=unread, on_file=shown)
     seconds = time.perf_counter() - began
     if args.json:
         print(json.dumps({**asdict(report), "seconds": seconds}, ensure_ascii=False, indent=2))

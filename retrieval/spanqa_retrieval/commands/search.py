@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"passages": [_dict(hit) for hit in hits]}, ensure_ascii=False, indent=2))
     elif not hits:
-        print("no passage has a word of the query")
+        print(f"no passage{' with that metadata' if args.where else ''} has a word of the query")
     else:
         print("\n\n".join(_text(rank, hit) for rank, hit in enumerate(hits, start=1)))
     return 0

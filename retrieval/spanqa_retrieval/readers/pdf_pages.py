@@ -74,7 +74,7 @@ def _read_apart(source: Source) -> dict[str, Any]:
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if done.returncode == -signal.SIGXCPU:
         raise SourceError(f"{source.path}: takes more than the {CPU_S} s that a PDF may: leave it out")
     if done.returncode:
         raise SourceError(

@@ -1,0 +1,103 @@
+"""Words, fields and queries of an index by tantivy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import tantivy
+
+from spanqa_retrieval.document import Scalar
+
+ANALYZER = "spanqa"
+WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\p{L}\p{M}\p{N}]+"
+"""A word; in scripts that set none apart, each character."""
+LONGEST_WORD = 40
+"""Bytes; what is longer is no word that anybody asks for: tantivy's own limit in its analysers of languages."""
+COMMON = 0.5
+"""Of the passages: a word that stands in more of them tells little, and costs half of a query's time (measured)."""
+MANY = 1000
+"""Passages from which on that can be said of a word."""
+
+
+def schema_of() -> tantivy.Schema:
+    """Give the fields of an index."""
+    builder = tantivy.SchemaBuilder()
+    for name in ("kind", "source", "label"):
+        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
+    for name in ("title", "text"):
+        builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq", stored=name == "text")
+    builder.add_text_field("stored", tokenizer_name="raw", index_option="basic", stored=True)
+    return builder.build()
+
+
+def analyzer_of(stemmer: str) -> tantivy.TextAnalyzer:
+    """Make what cuts texts and queries into the words that are compared.
+
+    Args:
+        stemmer: One of `STEMMERS`.
+    """
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(WORDS))
+    builder = builder.filter(tantivy.Filter.remove_long(LONGEST_WORD)).filter(tantivy.Filter.lowercase())
+    if stemmer != "none":
+        builder = builder.filter(tantivy.Filter.stemmer(stemmer))
+    return builder.build()
+
+
+def as_utf8(text: str) -> str:
+    """Give a text that UTF-8 can carry: halves of surrogate pairs, as a shell's stray bytes become, are replaced."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def label_of(key: str, value: Scalar) -> str:
+    """Give the one word under which a value of metadata is found."""
+    return as_utf8(f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+def telling(searcher: tantivy.Searcher, words: Sequence[str]) -> Sequence[str]:
+    """Leave out of a query the words that stand nearly everywhere, where others of it stand anywhere.
+
+    Args:
+        searcher: The index.
+        words: The query's.
+    """
+    n_passages = searcher.num_docs
+    if n_passages < MANY:
+        return words
+    found = {word: searcher.doc_freq("text", word) for word in words}
+    rare = [word for word in words if found[word] <= COMMON * n_passages]
+    return rare if any(found[word] or searcher.doc_freq("title", word) for word in rare) else words
+
+
+def query_of(schema: tantivy.Schema, words: Sequence[str], title_weight: float) -> tantivy.Query:
+    """Make the query for passages that hold any of some words.
+
+    Args:
+        schema: The index's.
+        words: As `analyzer_of` makes them.
+        title_weight: What a word found in a title counts against one found in the text.
+    """
+    should = tantivy.Occur.Should
+    terms = [(should, tantivy.Query.term_query(schema, "text", word, index_option="freq")) for word in words]
+    for word in words if title_weight else ():
+        term = tantivy.Query.term_query(schema, "title", word, index_option="freq")
+        terms.append((should, tantivy.Query.boost_query(term, title_weight)))
+    return tantivy.Query.boolean_query(terms)
+
+
+def filtered(schema: tantivy.Schema, query: tantivy.Query, filters: Mapping[str, Sequence[Scalar]]) -> tantivy.Query:
+    """Keep of a query's passages those that have one of the values of each key; scores stay as they are.
+
+    Args:
+        schema: The index's.
+        query: The query.
+        filters: Values by key.
+    """
+    if not filters:
+        return query
+    must = [(tantivy.Occur.Must, query)]
+    for key, values in filters.items():
+        labels = [tantivy.Query.term_query(schema, "label", label_of(key, value)) for value in values]
+        either = tantivy.Query.boolean_query([(tantivy.Occur.Should, label) for label in labels])
+        must.append((tantivy.Occur.Must, tantivy.Query.const_score_query(either, 0.0)))
+    return tantivy.Query.boolean_query(must)
