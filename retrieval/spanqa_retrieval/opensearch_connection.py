@@ -173,6 +173,8 @@ class Connection:
 def reason_of(answer: Any) -> str:
     """Give the reason that an error of OpenSearch's names, in one line; "" where there is none."""
     cause = answer.get("error", answer) if isinstance(answer, dict) else None
+    # Of a search it is one shard's; that "all shards failed" tells nothing.
+    cause = cause["root_cause"][0] if isinstance(cause, dict) and cause.get("root_cause") else cause
     reason = cause.get("reason") or cause.get("type") if isinstance(cause, dict) else cause
     return printable(reason if len(reason) <= 300 else f"{reason[:300]}...") if isinstance(reason, str) else ""
 

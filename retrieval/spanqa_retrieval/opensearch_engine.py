@@ -192,46 +192,45 @@ class OpenSearchIndex:
 
 
 def _layout(settings: IndexSettings) -> dict[str, Any]:
-    """What the index is made of: its words, its fields, and its settings for whoever opens it."""
-    if settings.stemmer in UNKNOWN_LANGUAGES:
+    """What an index is made of: its words, its fields, and its settings for whoever opens it."""
+    keyword = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
+    words = {"type": "text", "analyzer": "passage", "search_analyzer": "query"}
+    properties = {
+        "kind": {"type": "keyword"},
+        "source": {"type": "keyword"},
+        "document": keyword,
+        "label": keyword,
+        "title": words,
+        "text": words,
+        "kept": {"type": "keyword", "index": False, "doc_values": False},
+    }
+    meta = {META: json.loads(settings.to_json())}
+    return {
+        # Only a commit makes visible.
+        "settings": {"refresh_interval": "-1", "analysis": _analysis(settings.stemmer)},
+        "mappings": {"dynamic": "strict", "_meta": meta, "properties": properties},
+    }
+
+
+def _analysis(stemmer: str) -> dict[str, Any]:
+    if stemmer in UNKNOWN_LANGUAGES:
         known = ", ".join(name for name in STEMMERS if name not in UNKNOWN_LANGUAGES)
-        raise CollectionError(f"stemmer is {settings.stemmer!r}, which OpenSearch does not have: give one of {known}")
+        raise CollectionError(f"stemmer is {stemmer!r}, which OpenSearch does not have: give one of {known}")
+    steps = ["short", "lowercase"]
     filters: dict[str, Any] = {
         "short": {"type": "length", "min": 1, "max": LONGEST_WORD},
         # A word that is said twice in a query counts once.
         "once": {"type": "unique"},
     }
-    steps = ["short", "lowercase"]
-    if settings.stemmer != "none":
-        filters["stems"] = {"type": "stemmer", "language": LANGUAGES.get(settings.stemmer, settings.stemmer)}
+    if stemmer != "none":
+        filters["stems"] = {"type": "stemmer", "language": LANGUAGES.get(stemmer, stemmer)}
         steps.append("stems")
-    keyword = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
-    words = {"type": "text", "analyzer": "passage", "search_analyzer": "query"}
     return {
-        "settings": {
-            # Only a commit makes visible.
-            "refresh_interval": "-1",
-            "analysis": {
-                "tokenizer": {"words": {"type": "pattern", "pattern": WORDS, "group": 0}},
-                "filter": filters,
-                "analyzer": {
-                    "passage": {"type": "custom", "tokenizer": "words", "filter": steps},
-                    "query": {"type": "custom", "tokenizer": "words", "filter": [*steps, "once"]},
-                },
-            },
-        },
-        "mappings": {
-            "dynamic": "strict",
-            "_meta": {META: json.loads(settings.to_json())},
-            "properties": {
-                "kind": {"type": "keyword"},
-                "source": {"type": "keyword"},
-                "document": keyword,
-                "label": keyword,
-                "title": words,
-                "text": words,
-                "kept": {"type": "keyword", "index": False, "doc_values": False},
-            },
+        "tokenizer": {"words": {"type": "pattern", "pattern": WORDS, "group": 0}},
+        "filter": filters,
+        "analyzer": {
+            "passage": {"type": "custom", "tokenizer": "words", "filter": steps},
+            "query": {"type": "custom", "tokenizer": "words", "filter": [*steps, "once"]},
         },
     }
 

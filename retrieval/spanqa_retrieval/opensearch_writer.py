@@ -192,7 +192,8 @@ class OpenSearchWriter:
 
 def label_of(key: str, value: Scalar) -> str:
     """Give the one word under which a value of metadata is found."""
-    return f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+    label = f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+    return label.encode("utf-8", "replace").decode()  # a shell's stray bytes are no UTF-8
 
 
 def _document(source: str, passage: Passage) -> dict[str, Any]:

@@ -128,4 +128,5 @@ def test_what_is_kept_takes_the_memory_that_is_counted(tokenizer, kind, n_words)
     finally:
         tracemalloc.stop()
     assert cache.n_bytes > 0.7 * limit_bytes
-    assert 0.7 * cache.n_bytes < taken <= limit_bytes
+    # A hundredth for what measuring takes itself.
+    assert 0.7 * cache.n_bytes < taken <= 1.01 * limit_bytes

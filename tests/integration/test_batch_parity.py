@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from spanqa.cli import main
 
-N_QUESTIONS = 40
+N_QUESTIONS = 12
 
 
 def test_worker_processes_answer_as_the_server_does(server, root, real_questions, tmp_path):

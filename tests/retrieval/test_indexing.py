@@ -124,7 +124,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_run_killed_at_any_moment_is_made_good_by_the_next(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(300):
+    for number in range(120):
         rows = [json.dumps({"id": f"{number}-{row}", "text": f"A river {number} {row}. " * 30}) for row in range(5)]
         (folder / f"{number}.jsonl").write_text("\n".join(rows))
     target = tmp_path / "index"
@@ -135,7 +135,7 @@ def test_a_run_killed_at_any_moment_is_made_good_by_the_next(tmp_path):
     expected = documents(TantivyIndex(target), "river")
     n_passages = sum(record.n_passages for record in TantivyIndex(target).sources().values())
     drawn = random.Random(3)
-    for attempt in range(4):
+    for attempt in range(3):
         killed = tmp_path / f"killed{attempt}"
         command[command.index("-o") + 1] = str(killed)
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

@@ -145,7 +145,7 @@ def test_filters_keep_what_has_one_of_the_values_of_each_key_and_weigh_nothing(i
     assert found(index, "bridge", filters={"lang": ["en"], "year": [2000, 2001]}) == ["bridge two"]
     either = found(index, "bridge", filters={"year": ["1999", 2000]})
     assert sorted(either) == ["bridge one", "bridge three", "bridge two"]
-    assert found(index, "bridge", filters={"lang": []}) == []
+    assert found(index, "bridge", filters={"lang": []}) == found(index, "bridge", filters={"lang": ["\udcff"]}) == []
     scores = {hit.score for hit in index.search("bridge", top_k=9)}
     assert {hit.score for hit in index.search("bridge", top_k=9, filters={"lang": ["en"]})} <= scores
 
@@ -267,6 +267,13 @@ def test_a_cluster_that_stays_overloaded_is_given_up(index, cluster):
     assert len(cluster.faults["bulk"]) == 20 - opensearch_connection.PATIENT_TRIES
     cluster.faults.clear()
     assert found(filled(index, a=[passage("one")]), "one") == ["one"]
+
+
+def test_the_first_cause_is_the_one_that_is_told():
+    cause = {"root_cause": [{"type": "t", "reason": "the\ncause"}], "reason": "all shards failed"}
+    assert opensearch_connection.reason_of({"error": cause, "status": 400}) == "the\\ncause"
+    assert opensearch_connection.reason_of({"error": "x" * 400}) == "x" * 300 + "..."
+    assert opensearch_connection.reason_of(ValueError("x")) == opensearch_connection.reason_of({}) == ""
 
 
 def test_waits_grow_to_a_bound_and_differ(monkeypatch):

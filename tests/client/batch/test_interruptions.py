@@ -40,7 +40,7 @@ def require_group_ends(process):
 def test_a_batch_that_is_killed_again_and_again_answers_every_row_once(arguments, folder, started, wait_for, batch):
     chance = random.Random(7)
     n_killed = 0
-    for n_parts in (0, 1, 5, 12, 25):
+    for n_parts in (0, 3, 12):
         process = started(*arguments, "--workers", 2, "--resume")
 
         def is_moment(n_parts=n_parts):
@@ -54,7 +54,7 @@ def test_a_batch_that_is_killed_again_and_again_answers_every_row_once(arguments
         done = folder.ids()  # every part is whole
         assert len(done) == len(set(done))
         assert set(done) <= set(ANSWERED)
-    assert n_killed >= 4
+    assert n_killed >= 2
     n_before = len(folder.ids())
     status, summary, _ = batch(*arguments, "--resume", "--json")
     assert status == 1

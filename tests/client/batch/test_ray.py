@@ -71,7 +71,7 @@ def test_every_row_is_answered_once_though_an_actor_is_killed(
     os.kill(actors[0], signal.SIGKILL)
     everything = [process.pid, *(child for child, _ in descendants(process.pid, children()))]
     assert addresses_of(everything) <= set(LOOPBACK)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out.startswith("{\n")
     assert err.count("\n") == 1
@@ -108,7 +108,7 @@ def test_chunks_at_which_every_actor_dies_fail_and_the_others_are_answered(write
     lines[300]["question"] = "fatal"
     command = [sys.executable, "-c", SCRIPT, write_lines(lines), folder.path]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=90, env=environment)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, env=environment)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     summary, failed = folder.summary(), folder.failures()
     assert summary["read"] == summary["answered"] + summary["failed"] == 600
