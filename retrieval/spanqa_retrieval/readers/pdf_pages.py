@@ -92,7 +92,8 @@ def main() -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (limit, limit))
+        # At the soft limit of its time a process is told which one it is; at the hard one it is only killed.
+        resource.setrlimit(kind, (limit, limit + 5 if kind == resource.RLIMIT_CPU else limit))
     json.dump(_read(sys.argv[1]), sys.stdout)
 
 
