@@ -30,7 +30,7 @@ from spanqa_retrieval.readers.reading import read_documents
 from spanqa_retrieval.settings import IndexSettings
 from spanqa_retrieval.sources import find_sources
 from spanqa_retrieval.tantivy_engine import TantivyIndex, create_index
-from spanqa_retrieval.tantivy_query import analyzer_of
+from spanqa_retrieval.words import Words
 
 KS = (1, 5, 20)
 WHOLE = IndexSettings(passage_words=1000, overlap_sentences=0)
@@ -150,7 +150,7 @@ class Bm25:
     """BM25 over texts and titles as tantivy adds them up, with any k1 and b; for some thousand passages."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        self._passages, self._analyzer = passages, analyzer_of("english")
+        self._passages, self._words = passages, Words("english")
         self._fields = [self._postings([passage.text for passage in passages])]
         self._fields.append(self._postings([passage.title for passage in passages]))
 
@@ -158,7 +158,7 @@ class Bm25:
         lengths = np.zeros(len(texts))
         postings: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for place, text in enumerate(texts):
-            words = self._analyzer.analyze(text)
+            words = self._words.of(text)
             lengths[place] = len(words)
             for word, count in Counter(words).items():
                 postings[word].append((place, count))
@@ -170,7 +170,7 @@ class Bm25:
         ranks = []
         for example in examples:
             scores = np.zeros(len(self._passages))
-            for word in set(self._analyzer.analyze(example.question)):
+            for word in set(self._words.of(example.question)):
                 for postings, lengths in self._fields:
                     if word not in postings:
                         continue

@@ -11,6 +11,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 40, 45
 _COLOURS = ("#1b6ca8", "#d1495b", "#6a994e")
 _MOST_DOTS = 16
 _MOST_LABELS = 9
+_LABEL_WIDTH = 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,53 +28,69 @@ class Panel:
 
     Args:
         axis: What the horizontal axis counts.
-        labels: What stands at its places, which are equally far apart; at least one.
+        labels: What stands at its places; at least one.
         lines: One to three, each with as many values as there are labels, none below 0.
+        places: Where the labels stand on an axis of numbers that begins at 0, none below 0; by default they are equally
+            far apart.
+        marked: The number of a label that is marked by an upright line.
     """
 
     axis: str
     labels: Sequence[str]
     lines: Sequence[Line]
+    places: Sequence[float] | None = None
+    marked: int | None = None
 
 
-def svg_from_panels(panels: Sequence[Panel], *, title: str) -> str:
+def svg_from_panels(panels: Sequence[Panel], *, title: str, n_columns: int | None = None) -> str:
     """Draw panels side by side.
 
     Args:
         panels: At least one.
         title: What they show.
+        n_columns: Panels in a row; by default all.
     """
+    n_columns = min(n_columns or len(panels), len(panels))
+    n_rows = -(-len(panels) // n_columns)
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{len(panels) * _WIDTH}" height="{_HEIGHT + 24}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{n_columns * _WIDTH}" height="{n_rows * _HEIGHT + 24}" '
             'font-family="sans-serif" font-size="12">',
             '<rect width="100%" height="100%" fill="white"/>',
             f'<text x="12" y="20" font-size="14">{escape(title)}</text>',
-            *(part for number, panel in enumerate(panels) for part in _drawn(panel, x=number * _WIDTH)),
+            *(
+                part
+                for number, panel in enumerate(panels)
+                for part in _drawn(panel, x=number % n_columns * _WIDTH, y=number // n_columns * _HEIGHT + 20)
+            ),
             "</svg>\n",
         ]
     )
 
 
-def _drawn(panel: Panel, *, x: int) -> list[str]:
+def _drawn(panel: Panel, *, x: int, y: int) -> list[str]:
     n_places = len(panel.labels)
     top = _round_up(max(max(line.values) for line in panel.lines))
+    across = _across(panel)
     bottom_y = _HEIGHT - _BOTTOM
 
     def at(place: int, value: float) -> tuple[float, float]:
-        across = place / (n_places - 1) if n_places > 1 else 0.5
-        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), bottom_y - value / top * (bottom_y - _TOP)
+        return across[place], bottom_y - value / top * (bottom_y - _TOP)
 
-    parts = [f'<g transform="translate({x} 20)">']
+    parts = [f'<g transform="translate({x} {y})">']
     for step in range(5):
         value = top * step / 4
-        y = at(0, value)[1]
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    every = -(-n_places // _MOST_LABELS)
-    for place in range(0, n_places, every):
+        line_y = at(0, value)[1]
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{line_y:.1f}" y2="{line_y:.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{line_y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    if panel.marked is not None:
+        mark_x = f"{across[panel.marked]:.1f}"
+        parts.append(
+            f'<line x1="{mark_x}" x2="{mark_x}" y1="{_TOP}" y2="{bottom_y}" stroke="#888" stroke-dasharray="4 4"/>'
+        )
+    for place in _labelled(across):
         label = escape(panel.labels[place])
-        parts.append(f'<text x="{at(place, 0)[0]:.1f}" y="{bottom_y + 18}" text-anchor="middle">{label}</text>')
+        parts.append(f'<text x="{across[place]:.1f}" y="{bottom_y + 18}" text-anchor="middle">{label}</text>')
     parts.append(f'<text x="{_WIDTH / 2}" y="{bottom_y + 38}" text-anchor="middle">{escape(panel.axis)}</text>')
     for number, line in enumerate(panel.lines):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -84,6 +101,25 @@ def _drawn(panel: Panel, *, x: int) -> list[str]:
             parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in points]
         parts.append(f'<text x="{_LEFT + 110 * number}" y="{_TOP - 12}" fill="{colour}">{escape(line.name)}</text>')
     return [*parts, "</g>"]
+
+
+def _across(panel: Panel) -> list[float]:
+    """How far to the right each label stands."""
+    n_places, width = len(panel.labels), _WIDTH - _LEFT - _RIGHT
+    if panel.places is not None:
+        most = _round_up(max(panel.places))
+        return [_LEFT + place / most * width for place in panel.places]
+    return [_LEFT + (place / (n_places - 1) if n_places > 1 else 0.5) * width for place in range(n_places)]
+
+
+def _labelled(across: Sequence[float]) -> list[int]:
+    """The places whose labels are written, so that none stands on another."""
+    every = -(-len(across) // _MOST_LABELS)
+    chosen: list[int] = []
+    for place in range(0, len(across), every):
+        if all(abs(across[place] - across[other]) >= _LABEL_WIDTH for other in chosen):
+            chosen.append(place)
+    return chosen
 
 
 def _round_up(value: float) -> float:

@@ -11,26 +11,38 @@ from spanqa.datasets import read_dataset
 from spanqa.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
+# In the order in which they begin. Those of a row share a server, in one process.
 SLOWEST_FILES = (
-    "integration/test_faults.py",
-    "engine/test_precision.py",
-    "integration/test_rollover.py",
-    "training/commands/test_old_toolkit.py",
-    "training/run/test_several_processes.py",
-    "integration/test_malformed_requests.py",
-    "training/commands/test_secrets.py",
-    "integration/test_long_document.py",
-    "integration/test_killed_processes.py",
-    "integration/test_agreement.py",
-    "integration/test_served_parity.py",
-    "integration/test_stopping.py",
-    "engine/test_gpu_build.py",
-    "training/run/test_training.py",
-    "training/run/test_resuming.py",
-    "training/run/test_loss_scaling.py",
-    "engine/test_rehearsal.py",
-    "engine/test_onnx_gpu.py",
-    "server/test_server.py",
+    (
+        "integration/test_malformed_requests.py",
+        "integration/test_fuzz.py",
+        "integration/test_long_document.py",
+        "integration/test_stopping.py",
+        "integration/test_killed_processes.py",
+        "integration/test_faults.py",
+    ),
+    ("engine/test_precision.py",),
+    ("integration/test_rollover.py",),
+    ("client/batch/test_ray.py",),
+    (
+        "integration/test_served_parity.py",
+        "integration/test_agreement.py",
+        "integration/test_alternatives.py",
+        "integration/test_batch_parity.py",
+        "integration/test_collection.py",
+        "integration/test_http.py",
+        "integration/test_memory.py",
+    ),
+    ("training/commands/test_old_toolkit.py",),
+    ("training/run/test_several_processes.py",),
+    ("training/commands/test_secrets.py",),
+    ("engine/test_gpu_build.py",),
+    ("training/run/test_training.py",),
+    ("training/run/test_resuming.py",),
+    ("server/test_server.py",),
+    ("training/run/test_loss_scaling.py",),
+    ("engine/test_rehearsal.py",),
+    ("engine/test_onnx_gpu.py",),
 )
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [
@@ -133,8 +145,26 @@ _FORMATS = {
 
 def pytest_collection_modifyitems(items):
     """Put the slowest files first: each stays in one process, and one that began last would go on alone."""
-    places = {(ROOT / "tests" / name).resolve(strict=True): place for place, name in enumerate(SLOWEST_FILES)}
+    files = [(ROOT / "tests" / name).resolve(strict=True) for row in SLOWEST_FILES for name in row]
+    places = {path: place for place, path in enumerate(files)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the files of a row of SLOWEST_FILES together, as `--dist=loadfile` does the tests of a file."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    rows = {f"tests/{name}": f"tests/{row[0]}" for row in SLOWEST_FILES for name in row}
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return rows.get(file, file)
+
+    return ByServer(config, log)
 
 
 @pytest.fixture(scope="session")

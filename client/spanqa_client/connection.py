@@ -1,155 +1,226 @@
-"""One gRPC connection: deadlines, retries, and the one place where gRPC's errors become ours."""
+"""The two faces of the logic of asking: its steps carried out by threads that wait, or by an event loop."""
 
 from __future__ import annotations
 
-import random
+import asyncio
+import contextlib
 import threading
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from spanqa_client.attempts import Attempts
+from spanqa_client.errors import ClientError
+from spanqa_client.options import check_timeout
+from spanqa_client.security import ConnectionSettings, Token
+from spanqa_client.servers import Server, Servers, addresses_from_url
+from spanqa_client.steps import CallFailed, Pause, Probe, Send, Steps
 
-from spanqa_client.errors import BadRequest, ClientError, ProtocolError, ServerFault, ServerUnavailable, Timeout
+if TYPE_CHECKING:
+    import grpc
 
 T = TypeVar("T")
 
-_FIRST_BACKOFF_S = 0.05
-_LONGEST_BACKOFF_S = 1.0
-_CHANNEL_OPTIONS = (
-    # Documents of any length: the server has its own limit and says so.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # gRPC waits up to two minutes between attempts to reconnect; a restarted server is back in seconds.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-# What Triton calls internal and passes: a process died, a connection ended, no room in /dev/shm, a sudden stop.
-_PASSING_FAULTS = (
-    "stub",
-    "not healthy",
-    "rst_stream",
-    "shared memory pool",
-    "server not ready",
-    "expected a single response, got 0",  # there was no shared memory left for the response
-)
-_OUR_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
-    grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
-    grpc.StatusCode.NOT_FOUND: ServerUnavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
-    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
-    grpc.StatusCode.OUT_OF_RANGE: BadRequest,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: BadRequest,
-    grpc.StatusCode.UNIMPLEMENTED: ProtocolError,
-}
 
+class _Channels:
+    """What both faces have: servers, and a channel to each as soon as it is needed.
 
-class Connection:
-    """A channel to a Triton server. Safe to use from several threads.
+    gRPC is imported with the first call: who only imports the package, or reads a command's help, does not wait for it.
 
     Args:
-        url: host:port of the server's gRPC endpoint.
-        connect_timeout_s: How long to wait for a server that has not answered yet.
-        credentials: TLS credentials; None is an open connection.
+        url: host:port of a server's gRPC endpoint; several with commas between them, or as a list.
+        connect_timeout_s: How long to wait for a server where none has answered yet.
+        settings: TLS, tokens and the like; None is an open connection.
+        credentials: gRPC's own TLS credentials, in place of the settings'.
+
+    Raises:
+        InputError: An address or a setting is not what it must be.
     """
 
+    _is_async = False
+
     def __init__(
-        self, url: str, *, connect_timeout_s: float, credentials: grpc.ChannelCredentials | None = None
+        self,
+        url: str | Sequence[str],
+        *,
+        connect_timeout_s: float,
+        settings: ConnectionSettings | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.url = url
-        self._connect_timeout_s = connect_timeout_s
+        check_timeout(connect_timeout_s)
+        self.servers = Servers(addresses_from_url(url))
+        self.settings = settings or ConnectionSettings()
         if credentials is None:
-            self._channel = grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(url, credentials, options=_CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+            self.settings.check_hosts(server.host for server in self.servers.all)
+        if self.settings.is_secure:
+            from spanqa_client.handshake import check_files  # Python's TLS: only who asks for it waits for it
+
+            check_files(self.settings)
+        token = self.settings.token
+        self._token = None if token is None else Token(token, self.settings.token_header)
+        self._credentials = credentials
+        self._connect_timeout_s = connect_timeout_s
+        self._lock = threading.Lock()
+        self._opened: dict[Server, tuple[Any, Any]] = {}
+        self._attempts: Attempts | None = None
+        self._is_closed = False
+
+    @property
+    def url(self) -> str:
+        """The addresses, for messages."""
+        return str(self.servers)
+
+    def attempts(self) -> Attempts:
+        """Give the logic of a call, which knows what earlier ones have shown.
+
+        Raises:
+            ClientError: The client is closed.
+        """
+        if self._attempts is None:
+            with self._lock:
+                from spanqa_client.channels import Channels, is_live
+
+                self._channels = Channels(self.settings, self._token, self._credentials)
+                self._attempts = Attempts(self.servers, connect_timeout_s=self._connect_timeout_s, is_live=is_live)
+        if self._is_closed:
+            raise ClientError("the client is closed: make a new one")
+        return self._attempts
+
+    def _stub(self, server: Server) -> Any:
+        opened = self._opened.get(server)
+        if opened is None:
+            with self._lock:
+                if self._is_closed:
+                    raise ClientError("the client is closed: make a new one")
+                opened = self._opened.get(server) or self._channels.open(server, is_async=self._is_async)
+                self._opened[server] = opened
+        return opened[1]
+
+    def _failure(self, error: grpc.RpcError) -> CallFailed:
+        return CallFailed(error.code().name, error.details() or "", error, is_closed=self._is_closed)
+
+
+class Connection(_Channels):
+    """Channels to one or several Triton servers. Safe to use from several threads; arguments as `_Channels`."""
+
+    def __init__(self, url: str | Sequence[str], **settings: Any) -> None:
+        super().__init__(url, **settings)
         self._closed = threading.Event()
-        self._connected = False
-        self._answered = False
 
     def close(self) -> None:
-        """Close the channel; calls in flight fail."""
+        """Close the channels; calls in flight fail."""
+        with self._lock:
+            self._is_closed = True
+            opened = list(self._opened.values())
         self._closed.set()
-        self._channel.close()
+        for channel, _ in opened:
+            channel.close()
 
-    def call(
-        self,
-        send: Callable[[Any, Callable[[], float]], T],
-        *,
-        timeout_s: float,
-        stop: threading.Event | None = None,
-    ) -> T:
-        """Make a call, and make it again while the server is away or mending itself.
-
-        Args:
-            send: Makes one attempt, given the service's stub and a function that tells the seconds left.
-            timeout_s: For all attempts and the waits between them.
-            stop: Once set, no attempt is made again.
+    def call(self, send: Callable[[Any, Callable[[], float]], T], *, timeout_s: float) -> T:
+        """Make a call, and make it again while the server is away or mending itself; arguments as `Attempts.call`.
 
         Raises:
             ClientError: The last attempt's error, as one of its subclasses.
         """
-        deadline, backoff_s = time.monotonic() + timeout_s, _FIRST_BACKOFF_S
-        stop = stop or self._closed
-        while True:
-            try:
-                self._wait_for_connection(timeout_s)
-                result = send(self._stub, lambda: max(deadline - time.monotonic(), 0.001))
-            except grpc.RpcError as error:
-                # Half to one and a half times: many threads that failed together come back apart.
-                wait_s = backoff_s * random.uniform(0.5, 1.5)  # noqa: S311 - spreading load, not secrets
-                late = time.monotonic() + wait_s >= deadline
-                if late or not self._passes(error) or stop.wait(wait_s) or self._closed.is_set():
-                    raise self._our_error(error, timeout_s) from error
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-                continue
-            except ValueError as error:  # gRPC's word for a closed channel
-                if self._closed.is_set():
-                    raise ClientError("the client is closed: make a new one") from error
-                raise
-            self._answered = True
-            return result
+        return self.run(self.attempts().call(send, timeout_s))
 
-    def _wait_for_connection(self, timeout_s: float) -> None:
-        if self._connected:
-            return
-        wait_s = min(timeout_s, self._connect_timeout_s)
+    def run(self, steps: Steps[T], stop: threading.Event | None = None) -> T:
+        """Carry steps out.
+
+        Args:
+            steps: The steps.
+            stop: Once set, nobody waits for the result any more.
+        """
+        with contextlib.closing(steps):
+            value, failed = None, None
+            while True:
+                try:
+                    step = steps.send(value) if failed is None else steps.throw(failed)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+                value, failed = None, None
+                try:
+                    value = self._perform(step, stop)
+                except CallFailed as error:
+                    failed = error
+
+    def _perform(self, step: Send | Pause | Probe, stop: threading.Event | None) -> Any:
+        import grpc
+
+        if isinstance(step, Pause):
+            return (stop or self._closed).wait(step.wait_s) or self._is_closed
+        if isinstance(step, Probe):
+            from spanqa_client.handshake import handshake_fault
+
+            return handshake_fault(step.server, self.settings, step.wait_s)
         try:
-            # Any response will do. (grpc.channel_ready_future leaves a thread behind that fails on an early close.)
-            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=wait_s, wait_for_ready=True)
+            return step.send(self._stub(step.server), step.left_s)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise ServerUnavailable(
-                    f"no server answers at {self.url} (waited {wait_s:g} s): start one with `spanqa serve`, or give "
-                    "the address of one's gRPC port"
-                ) from error
-        self._connected = True
+            raise self._failure(error) from error
+        except ValueError as error:  # gRPC's word for a closed channel
+            if self._is_closed:
+                raise ClientError("the client is closed: make a new one") from error
+            raise
 
-    def _passes(self, error: grpc.RpcError) -> bool:
-        """Whether the same request may succeed in a moment; answering twice does no harm."""
-        code, details = error.code(), (error.details() or "").lower()
-        if code == grpc.StatusCode.UNAVAILABLE:
-            return True
-        if code == grpc.StatusCode.NOT_FOUND:
-            return self._answered  # the model is being loaded again
-        if code == grpc.StatusCode.INTERNAL:
-            return any(words in details for words in _PASSING_FAULTS)
-        if code == grpc.StatusCode.INVALID_ARGUMENT:
-            # Triton fails a whole batch for one text that its sender cut off; this client never sends such a one.
-            return "incomplete string data" in details
-        return code == grpc.StatusCode.UNKNOWN and "stream removed" in details  # a connection lost halfway
 
-    def _our_error(self, error: grpc.RpcError, timeout_s: float) -> ClientError:
-        code, details = error.code(), error.details() or "no details"
-        if self._closed.is_set():
-            return ClientError("the client was closed while it was asking")
-        kind = _OUR_ERRORS.get(code, ServerFault)
-        if kind is Timeout:
-            return Timeout(f"no answer from {self.url} within {timeout_s:g} s: allow more time, or ask less at once")
-        if code == grpc.StatusCode.NOT_FOUND:
-            return kind(f"{self.url} does not have the model: {details}")
-        if kind is BadRequest:
-            return kind(details)
-        return kind(f"{self.url}: {code.name}: {details}")
+class AioConnection(_Channels):
+    """Channels to one or several Triton servers, for one event loop; arguments as `_Channels`."""
+
+    _is_async = True
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def close(self) -> None:
+        """Close the channels; calls in flight fail."""
+        self._is_closed = True
+        for channel, _ in self._opened.values():
+            await channel.close()
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Carry steps out.
+
+        Args:
+            steps: The steps.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise ClientError("the client belongs to another event loop: make one in each")
+        with contextlib.closing(steps):
+            value, failed = None, None
+            while True:
+                try:
+                    step = steps.send(value) if failed is None else steps.throw(failed)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+                value, failed = None, None
+                try:
+                    value = await self._perform(step)
+                except CallFailed as error:
+                    failed = error
+
+    async def _perform(self, step: Send | Pause | Probe) -> Any:
+        import grpc
+
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.wait_s)
+            return self._is_closed
+        if isinstance(step, Probe):
+            from spanqa_client.handshake import handshake_fault
+
+            return await asyncio.to_thread(handshake_fault, step.server, self.settings, step.wait_s)
+        stub = self._stub(step.server)
+        try:
+            return await step.send(stub, step.left_s)
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        except asyncio.CancelledError as error:
+            # A channel that is closed cancels its calls; so does whoever waits for this one, and that goes on its way.
+            if self._is_closed:
+                raise ClientError("the client was closed while it was asking") from error
+            raise
+        except grpc.aio.UsageError as error:
+            if self._is_closed:
+                raise ClientError("the client is closed: make a new one") from error
+            raise

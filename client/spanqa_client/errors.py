@@ -2,6 +2,7 @@
 
 * ClientError (a SpanqaError): asking failed
   x ServerUnavailable: nothing answers at the address, or the server lacks the model
+    - TrustError: the two sides do not agree about TLS, a certificate or a token
   x Timeout: the answer did not come in time
   x BadRequest: the server refused the question, the context or an option
   x ServerFault: the server failed at a good request
@@ -20,6 +21,10 @@ class ClientError(SpanqaError):
 
 class ServerUnavailable(ClientError):
     """Nothing answers at the address, or the server does not have the model."""
+
+
+class TrustError(ServerUnavailable):
+    """Client and server do not agree about TLS, a certificate or a token: asking again does not help."""
 
 
 class Timeout(ClientError):

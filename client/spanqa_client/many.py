@@ -1,20 +1,19 @@
-"""Many questions at once: bounded concurrency, answers in order, errors in their place, progress."""
+"""Many questions at once: bounded concurrency and memory, answers in order or as they come, errors in their place."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from spanqa.errors import SpanqaError
-from spanqa_client.answer import Answer
 
 Said = TypeVar("Said")
 """What is said to one item."""
-# Finished answers may wait for a slow one before them in the order, this many for each worker.
-_AHEAD = 8
+AHEAD = 8
+"""Finished answers may wait for a slow one before them in the order, this many for each worker."""
 
 
 def answers_in_order(
@@ -24,7 +23,7 @@ def answers_in_order(
 
     Args:
         ask: Asks about one item; the event is set once nobody waits for the answer any more.
-        items: Taken as they are needed.
+        items: Taken as they are needed, by the thread that takes the answers.
         concurrency: Most items in flight.
         raises: Whether a failed item ends it all, or its error stands in its place.
     """
@@ -34,7 +33,7 @@ def answers_in_order(
         try:
             for item in items:
                 waiting.append(pool.submit(ask, item, stop))
-                if len(waiting) >= _AHEAD * concurrency or waiting[0].done():
+                if len(waiting) >= AHEAD * concurrency or waiting[0].done():
                     yield _outcome(waiting.popleft(), raises)
             while waiting:
                 yield _outcome(waiting.popleft(), raises)
@@ -44,15 +43,49 @@ def answers_in_order(
                 future.cancel()
 
 
-def with_progress(answers: Iterator[Answer | SpanqaError], items: Iterable[Any]) -> Iterator[Answer | SpanqaError]:
-    """Show how many answers have come, on stderr where that is a terminal."""
-    from tqdm import tqdm
+def answers_as_completed(
+    ask: Callable[[Any, threading.Event], Said], items: Iterable[Any], *, concurrency: int, raises: bool
+) -> Iterator[tuple[int, Said | SpanqaError]]:
+    """Ask about every item and give each answer as it comes, with the item's place; arguments as `answers_in_order`."""
+    stop = threading.Event()
+    waiting: dict[Future[Said], int] = {}
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="spanqa-ask") as pool:
+        try:
+            for index, item in enumerate(items):
+                waiting[pool.submit(ask, item, stop)] = index
+                is_full = len(waiting) >= 2 * concurrency
+                for future in wait(waiting, 0 if not is_full else None, FIRST_COMPLETED).done:
+                    yield waiting.pop(future), _outcome(future, raises)
+            while waiting:
+                for future in wait(waiting, None, FIRST_COMPLETED).done:
+                    yield waiting.pop(future), _outcome(future, raises)
+        finally:
+            stop.set()
+            for future in waiting:
+                future.cancel()
 
-    total = len(items) if isinstance(items, Sized) else None
-    with tqdm(total=total, unit="q", disable=None) as bar:
+
+def with_progress(answers: Iterator[Said], items: Iterable[Any]) -> Iterator[Said]:
+    """Show how many answers have come, on stderr where that is a terminal."""
+    with progress_bar(items) as bar:
         for answer in answers:
             bar.update()
             yield answer
+
+
+async def with_progress_async(answers: AsyncIterator[Said], items: Any) -> AsyncIterator[Said]:
+    """Show how many answers have come, as `with_progress`."""
+    with progress_bar(items) as bar:
+        async for answer in answers:
+            bar.update()
+            yield answer
+
+
+def progress_bar(items: Any) -> Any:
+    """Make a bar for items, which knows how many they are where they tell."""
+    from tqdm import tqdm
+
+    return tqdm(total=len(items) if isinstance(items, Sized) else None, unit="q", disable=None)
 
 
 def _outcome(future: Future[Any], raises: bool) -> Any:

@@ -74,6 +74,31 @@ def check_timeout(timeout_s: float) -> None:
         raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds above 0")
 
 
+def pair_from_item(item: tuple[str, str]) -> tuple[str, str]:
+    """Give the question and the context of an item.
+
+    Raises:
+        InputError: It is no pair.
+    """
+    try:
+        question, context = item
+    except (TypeError, ValueError) as error:
+        raise InputError(f"an item is of type {type(item).__name__}: give (question, context) pairs") from error
+    return question, context
+
+
+def check_run(concurrency: object, on_error: object) -> None:
+    """Refuse settings of a run of many questions.
+
+    Raises:
+        InputError: One is not what it must be.
+    """
+    if type(concurrency) is not int or concurrency < 1:
+        raise InputError(f"concurrency is {concurrency!r}: give a whole number of at least 1")
+    if on_error not in ("raise", "return"):
+        raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
+
+
 def _check_int(name: str, value: object, highest: int) -> None:
     if type(value) is not int or not 1 <= value <= highest:
         raise InputError(f"{name} is {value!r}: give a whole number from 1 to {highest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -68,6 +69,16 @@ class Passage:
         if self.first_page is None:
             return None
         return self.first_page + max(bisect_right(self.page_starts, place) - 1, 0)
+
+
+def label_of(key: str, value: Scalar) -> str:
+    """Give the one word under which documents with a value of metadata are found."""
+    return as_utf8(f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+def as_utf8(text: str) -> str:
+    """Give a text that UTF-8 can carry: halves of surrogate pairs, as a shell's stray bytes become, are replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def printable(text: str | Path) -> str:

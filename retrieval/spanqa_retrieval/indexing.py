@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
-from spanqa_retrieval.document import Document, Passage
-from spanqa_retrieval.engine import Index, IndexWriter, SourceRecord
-from spanqa_retrieval.errors import SourceError
-from spanqa_retrieval.passages import passages_of
-from spanqa_retrieval.readers.reading import read_documents
-from spanqa_retrieval.settings import IndexSettings
-from spanqa_retrieval.sources import PACKED, Source, fingerprint
+from spanqa_retrieval.engine import Index, IndexWriter
+from spanqa_retrieval.reading import Event, Failed, Opened, Passages, Skipped, Unchanged
+from spanqa_retrieval.reading_process import read_ahead
+from spanqa_retrieval.sources import Source
 
 COMMIT_S = 30.0
 """How much work, in seconds, an index may lose when its writer is killed, beside the file that is being read."""
@@ -45,7 +43,7 @@ class Report:
 
 def update_index(
     index: Index,
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     report: Report,
     *,
     prune: bool = False,
@@ -67,88 +65,80 @@ def update_index(
 
     Raises:
         BusyError: Another process writes it.
-        CollectionError: It cannot be written.
+        CollectionError: It cannot be written, or the process that reads died.
     """
     with index.writer() as writer:
-        known = dict(writer.sources())
-        committed = time.monotonic()
-        for source in sources:
-            if on_file:
-                on_file(source)
-            record = known.pop(source.name, None)
-            if _take_in(writer, source, record, index.settings, report) and time.monotonic() - committed > COMMIT_S:
-                writer.commit()
-                committed = time.monotonic()
-        gone = {name for name in known if prune and not name.startswith(tuple(f"{folder}/" for folder in unread))}
+        held = writer.sources()
+        known = {name: record.fingerprint for name, record in held.items()}
+        work = _Update(writer, known.keys(), report)
+        with closing(read_ahead(sources, known, index.settings)) as events:
+            for event in events:
+                if isinstance(event, Opened) and on_file:
+                    on_file(event.source)
+                work.take(event)
+        missing = known.keys() - {source.name for source in sources}
+        gone = {name for name in missing if prune and not name.startswith(tuple(f"{folder}/" for folder in unread))}
         for name in gone:
             writer.remove(name)
             report.n_pruned += 1
-        report.missing = sorted(known.keys() - gone)
+        report.missing = sorted(missing - gone)
         writer.commit()
 
 
-def _take_in(
-    writer: IndexWriter, source: Source, record: SourceRecord | None, settings: IndexSettings, report: Report
-) -> bool:
-    """Read one file where that is needed; say whether the index was changed."""
-    kept = "; the index keeps what it holds of it" if record is not None else ""
-    try:
-        found = fingerprint(source.path, source.kind)
-    except SourceError as error:
-        report.skipped.append(f"{error}{kept}")
-        return False
-    if record is not None and record.fingerprint == found:
-        report.n_unchanged += 1
-        return False
-    count = _Count(source, report)
-    passages: Iterable[Passage] = count.passages(settings)
-    try:
-        if source.kind not in PACKED:
-            passages = list(passages)  # one document: it is there before the old one goes
-    except SourceError as error:
-        report.skipped.append(f"{error}{kept}")
-        return False
-    writer.remove(source.name)
-    try:
-        writer.add(source.name, passages)
-    except SourceError as error:
-        # What was read before the fault is no whole file: the next run meets it as one that it does not know.
-        gone = "; what the index held of it is taken out" if record is not None else ""
-        report.skipped.append(f"{error}{gone}")
-        writer.remove(source.name)
-        return True
-    writer.finish(count.record(found))
-    report.n_read += 1
-    report.n_documents += count.n_documents
-    report.n_passages += count.n_passages
-    report.n_chars += count.n_chars
-    return True
+class _Update:
+    """Does to an index what is read, and commits now and then, between two files.
 
+    Args:
+        writer: Changes the index.
+        held: Names of the files that it holds.
+        report: Is told what was done.
+    """
 
-class _Count:
-    """Reads a file's passages and counts them."""
+    def __init__(self, writer: IndexWriter, held: Collection[str], report: Report) -> None:
+        self._writer, self._held, self._report = writer, held, report
+        self._name = ""
+        self._is_begun = self._is_changed = False
+        self._committed = time.monotonic()
 
-    def __init__(self, source: Source, report: Report) -> None:
-        self._source, self._report = source, report
-        self.n_documents = self.n_passages = self.n_chars = 0
+    def take(self, event: Event) -> None:
+        """Do what one event asks for."""
+        if isinstance(event, Opened):
+            self._commit_now_and_then()
+            self._name, self._is_begun = event.source.name, False
+        elif isinstance(event, Unchanged):
+            self._report.n_unchanged += 1
+        elif isinstance(event, Skipped):
+            self._report.skipped.append(event.reason)
+        elif isinstance(event, Failed):
+            self._fail(event)
+        elif isinstance(event, Passages):
+            self._begin()
+            self._writer.add(self._name, event.passages)
+        else:
+            self._begin()
+            self._writer.finish(event.record)
+            self._report.n_read += 1
+            self._report.n_documents += event.record.n_documents
+            self._report.n_passages += event.record.n_passages
+            self._report.n_chars += event.record.n_chars
 
-    def passages(self, settings: IndexSettings) -> Iterator[Passage]:
-        for document in self._documents():
-            for passage in passages_of(document, settings):
-                self.n_passages += 1
-                yield passage
+    def _begin(self) -> None:
+        """Take away what the index holds of the file, before its first passage."""
+        if not self._is_begun:
+            self._writer.remove(self._name)
+            self._is_begun = self._is_changed = True
 
-    def record(self, found: str) -> SourceRecord:
-        return SourceRecord(
-            name=self._source.name,
-            fingerprint=found,
-            n_documents=self.n_documents,
-            n_passages=self.n_passages,
-            n_chars=self.n_chars,
-        )
+    def _fail(self, event: Failed) -> None:
+        """Leave the file out; with some of its passages it is no whole file, which the next run does not know."""
+        kept = ""
+        if self._name in self._held:
+            kept = "; the index keeps what it holds of it"
+        if self._is_begun:
+            self._writer.remove(self._name)
+            kept = kept and "; what the index held of it is taken out"
+        self._report.skipped.append(f"{event.reason}{kept}")
 
-    def _documents(self) -> Iterator[Document]:
-        for document in read_documents(self._source, self._report.skipped.append):
-            self.n_documents += 1
-            self.n_chars += len(document.text)
-            yield document
+    def _commit_now_and_then(self) -> None:
+        if self._is_changed and time.monotonic() - self._committed > COMMIT_S:
+            self._writer.commit()
+            self._committed, self._is_changed = time.monotonic(), False

@@ -10,12 +10,12 @@ from typing import Any
 
 from opensearchpy.exceptions import RequestError
 
-from spanqa_retrieval.document import Scalar
+from spanqa_retrieval.document import Scalar, label_of
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import CollectionError
 from spanqa_retrieval.opensearch_connection import Connection, parse_address, reason_of
 from spanqa_retrieval.opensearch_lock import Lock
-from spanqa_retrieval.opensearch_writer import PASSAGE, SOURCE, OpenSearchWriter, label_of, passage_of
+from spanqa_retrieval.opensearch_writer import PASSAGE, SOURCE, OpenSearchWriter, passage_of
 from spanqa_retrieval.settings import STEMMERS, IndexSettings, settings_from_json
 
 WORDS = r"[\p{IsHan}\p{IsHiragana}\p{IsKatakana}\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}]|[\p{L}\p{M}\p{N}]+"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from spanqa_retrieval.document import Passage, Scalar, printable
+from spanqa_retrieval.document import Passage, label_of, printable
 from spanqa_retrieval.engine import SourceRecord
 from spanqa_retrieval.errors import CollectionError
 from spanqa_retrieval.opensearch_connection import PASSING, PATIENT_TRIES, Connection, backoffs, reason_of
@@ -188,12 +188,6 @@ class OpenSearchWriter:
                 f"{self._connection.address}: {done['_shards']['failed']} shards cannot be refreshed: see to the "
                 "cluster, then run this again"
             )
-
-
-def label_of(key: str, value: Scalar) -> str:
-    """Give the one word under which a value of metadata is found."""
-    label = f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-    return label.encode("utf-8", "replace").decode()  # a shell's stray bytes are no UTF-8
 
 
 def _document(source: str, passage: Passage) -> dict[str, Any]:

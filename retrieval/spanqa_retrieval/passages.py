@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from spanqa.sentences import sentence_spans
 from spanqa_retrieval.document import Document, Passage
@@ -19,8 +20,12 @@ SHORT = 0.5
 """A passage of fewer than so many times these words takes in the next paragraph: headings, entries of lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sentence:
+_PARAGRAPH_ENDS = re.compile(r"(?:\n[^\S\n]*\n|[\f\u2029])\s*")
+
+
+class _Sentence(NamedTuple):
+    """A sentence, or a short paragraph, which is not cut."""
+
     start: int
     end: int
     n_words: int
@@ -35,7 +40,7 @@ def passages_of(document: Document, settings: IndexSettings) -> Iterator[Passage
         document: The document.
         settings: How long they are, and what they have in common.
     """
-    sentences = list(_sentences(document.text, 2 * settings.passage_words))
+    sentences = list(_sentences(document.text, settings))
     for first, last in _runs(sentences, settings):
         start, end = sentences[first].start, sentences[last - 1].end
         page = document.page_at(start)
@@ -91,19 +96,46 @@ def _shared_from(sentences: list[_Sentence], first: int, place: int, settings: I
     return shared
 
 
-def _sentences(text: str, most_words: int) -> Iterator[_Sentence]:
-    """Give the sentences of a text, those that are too long in pieces, at spaces where there are any."""
-    before = 0
-    for start, end in sentence_spans(text):
-        is_first = before == 0 or text.count("\n", before, start) > 1
-        before = end
-        piece = start
-        while end - piece > most_words * CHARS_A_WORD:
-            most = piece + most_words * CHARS_A_WORD
-            cut = max(text.rfind(space, piece + 1, most) for space in _SPACES) + 1 or most
-            yield _Sentence(piece, cut, _n_words(text[piece:cut]), is_first)
-            piece, is_first = cut, False
-        yield _Sentence(piece, end, _n_words(text[piece:end]), is_first)
+def _sentences(text: str, settings: IndexSettings) -> Iterator[_Sentence]:
+    """Give short paragraphs whole, and the sentences of the others, those that are too long in pieces."""
+    most = 2 * settings.passage_words * CHARS_A_WORD
+    for start, end in _paragraphs(text):
+        paragraph = text[start:end]
+        n_words = _n_words(paragraph)
+        if n_words <= settings.passage_words:
+            yield _Sentence(start, end, n_words, True)
+            continue
+        is_first = True
+        for low, high in sentence_spans(paragraph):
+            for piece, cut in _pieces(paragraph, low, high, most):
+                yield _Sentence(start + piece, start + cut, _n_words(paragraph[piece:cut]), is_first)
+                is_first = False
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
+    """Give the paragraphs of a text, without the white space around them."""
+    start = len(text) - len(text.lstrip())
+    for gap in _PARAGRAPH_ENDS.finditer(text, start):
+        yield start, gap.start() - _n_spaces_before(text, gap.start())
+        start = gap.end()
+    if start < len(text):
+        yield start, len(text.rstrip())
+
+
+def _n_spaces_before(text: str, end: int) -> int:
+    n = 0
+    while text[end - n - 1].isspace():
+        n += 1
+    return n
+
+
+def _pieces(text: str, start: int, end: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut a sentence that is too long, at spaces where there are any."""
+    while end - start > most:
+        cut = max(text.rfind(space, start + 1, start + most) for space in _SPACES) + 1 or start + most
+        yield start, cut
+        start = cut
+    yield start, end
 
 
 def _n_words(text: str) -> int:

@@ -13,7 +13,8 @@ STEMMERS = (
     "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish", "none",
 )  # fmt: skip
 """Languages that both engines have a stemmer for; `none` leaves words as they are."""
-FORMAT = 1
+FORMAT = 2
+"""Raised where an index holds other words, or keeps them in another way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,20 +16,12 @@ from typing import Any
 import tantivy
 
 from spanqa.files import write_atomically
-from spanqa_retrieval.document import Passage, Scalar
+from spanqa_retrieval.document import Passage, Scalar, as_utf8, label_of
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
 from spanqa_retrieval.settings import IndexSettings, settings_from_json
-from spanqa_retrieval.tantivy_query import (
-    ANALYZER,
-    analyzer_of,
-    as_utf8,
-    filtered,
-    label_of,
-    query_of,
-    schema_of,
-    telling,
-)
+from spanqa_retrieval.tantivy_query import filtered, query_of, schema_of, telling
+from spanqa_retrieval.words import Words
 
 SETTINGS_FILE = "spanqa.json"
 WRITER_BYTES = 128 << 20
@@ -96,8 +88,7 @@ class TantivyIndex:
                     "the user both, or a copy"
                 ) from error
             raise CollectionError(f"{path}: the index cannot be read ({error}): index its sources again") from error
-        self._analyzer = analyzer_of(self.settings.stemmer)
-        self._index.register_tokenizer(ANALYZER, self._analyzer)
+        self.words = Words(self.settings.stemmer)
         self._index.config_reader(reload_policy="manual")
         self._schema = self._index.schema
         self.refresh()
@@ -110,7 +101,7 @@ class TantivyIndex:
     def search(self, query: str, *, top_k: int, filters: Mapping[str, Sequence[Scalar]] | None = None) -> list[Hit]:
         """Find the passages that fit a query best, best first; see `Index`."""
         searcher = self._searcher  # a refresh must not come between finding and reading
-        words = telling(searcher, list(dict.fromkeys(self._analyzer.analyze(as_utf8(query)))))
+        words = telling(searcher, list(dict.fromkeys(self.words.of(as_utf8(query)))))
         if not words:
             return []
         wanted = filtered(self._schema, query_of(self._schema, words, self.settings.title_weight), filters or {})
@@ -122,7 +113,7 @@ class TantivyIndex:
         query = tantivy.Query.term_query(self._schema, "kind", RECORD)
         searcher = self._searcher
         found = searcher.search(query, limit=max(searcher.num_docs, 1), count=False).hits
-        records = [SourceRecord(**json.loads(_stored(searcher.doc(place)))) for _, place in found]
+        records = [SourceRecord(**json.loads(_stored(searcher.doc(place))[0])) for _, place in found]
         return {record.name: record for record in sorted(records, key=lambda record: record.name)}
 
     def n_bytes(self) -> int:
@@ -168,16 +159,22 @@ class TantivyWriter:
 
     def add(self, source: str, passages: Iterable[Passage]) -> None:
         """Add passages of a file."""
+        words = self._index.words
         for passage in passages:
-            made = tantivy.Document(kind=PASSAGE, source=source, title=passage.title, text=passage.text)
+            made = tantivy.Document(
+                kind=PASSAGE,
+                source=source,
+                title=" ".join(words.of(passage.title)),
+                text=" ".join(words.of(passage.text)),
+                stored=f"{_json_of(passage)}\n{passage.text}".encode(),
+            )
             for key, value in passage.metadata.items():
                 made.add_text("label", label_of(key, value))
-            made.add_text("stored", _json_of(passage))
             self._add(made)
 
     def finish(self, record: SourceRecord) -> None:
         """Say that all passages of a file are there."""
-        stored = json.dumps(asdict(record), ensure_ascii=False)
+        stored = json.dumps(asdict(record), ensure_ascii=False).encode()
         self._add(tantivy.Document(kind=RECORD, source=record.name, stored=stored))
 
     def remove(self, source: str) -> None:
@@ -206,7 +203,7 @@ class TantivyWriter:
 
 
 def _json_of(passage: Passage) -> str:
-    """What is kept of a passage beside its text, what is empty left out."""
+    """What is kept of a passage in the line before its text, what is empty left out."""
     kept: dict[str, Any] = {"document": passage.document, "char_start": passage.char_start}
     for name in ("title", "metadata", "page_starts", "first_page"):
         if value := getattr(passage, name):
@@ -215,13 +212,16 @@ def _json_of(passage: Passage) -> str:
 
 
 def _passage(found: Any) -> Passage:
-    kept = json.loads(_stored(found))
+    line, text = _stored(found)
+    kept = json.loads(line)
     pages = tuple(kept.pop("page_starts", ()))
-    return Passage(**{"title": "", **kept}, text=found.get_first("text"), page_starts=pages)
+    return Passage(**{"title": "", **kept}, text=text, page_starts=pages)
 
 
-def _stored(found: Any) -> str:
-    return str(found.get_first("stored"))
+def _stored(found: Any) -> tuple[str, str]:
+    """Give what is kept of a document: a line of JSON, and the text behind it."""
+    line, _, text = bytes(found.get_first("stored")).partition(b"\n")
+    return line.decode(), text.decode()
 
 
 def share(path: Path) -> None:

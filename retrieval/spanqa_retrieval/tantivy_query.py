@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import tantivy
 
-from spanqa_retrieval.document import Scalar
+from spanqa_retrieval.document import Scalar, label_of
 
-ANALYZER = "spanqa"
-WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\p{L}\p{M}\p{N}]+"
-"""A word; in scripts that set none apart, each character."""
-LONGEST_WORD = 40
-"""Bytes; what is longer is no word that anybody asks for: tantivy's own limit in its analysers of languages."""
+ANALYZER = "whitespace"
+"""One of tantivy's own: the index gets the words that `Words` makes, with spaces between them."""
 COMMON = 0.5
 """Of the passages: a word that stands in more of them tells little, and costs half of a query's time (measured)."""
 MANY = 1000
@@ -26,32 +22,9 @@ def schema_of() -> tantivy.Schema:
     for name in ("kind", "source", "label"):
         builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
     for name in ("title", "text"):
-        builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq", stored=name == "text")
-    builder.add_text_field("stored", tokenizer_name="raw", index_option="basic", stored=True)
+        builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq")
+    builder.add_bytes_field("stored", stored=True, indexed=False)
     return builder.build()
-
-
-def analyzer_of(stemmer: str) -> tantivy.TextAnalyzer:
-    """Make what cuts texts and queries into the words that are compared.
-
-    Args:
-        stemmer: One of `STEMMERS`.
-    """
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(WORDS))
-    builder = builder.filter(tantivy.Filter.remove_long(LONGEST_WORD)).filter(tantivy.Filter.lowercase())
-    if stemmer != "none":
-        builder = builder.filter(tantivy.Filter.stemmer(stemmer))
-    return builder.build()
-
-
-def as_utf8(text: str) -> str:
-    """Give a text that UTF-8 can carry: halves of surrogate pairs, as a shell's stray bytes become, are replaced."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def label_of(key: str, value: Scalar) -> str:
-    """Give the one word under which a value of metadata is found."""
-    return as_utf8(f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
 def telling(searcher: tantivy.Searcher, words: Sequence[str]) -> Sequence[str]:
@@ -74,7 +47,7 @@ def query_of(schema: tantivy.Schema, words: Sequence[str], title_weight: float) 
 
     Args:
         schema: The index's.
-        words: As `analyzer_of` makes them.
+        words: As `Words` makes them.
         title_weight: What a word found in a title counts against one found in the text.
     """
     should = tantivy.Occur.Should

@@ -22,7 +22,7 @@ def tiny_model_folder(root, tmp_path_factory):
     torch.manual_seed(0)
     tokenizer_file = root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json"
     config = EncoderConfig(
-        vocab_size=30522, hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, max_positions=256
+        vocab_size=30522, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, max_positions=256
     )
     checkpoint = Checkpoint(
         encoder=config,

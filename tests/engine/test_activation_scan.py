@@ -30,7 +30,7 @@ def small_model(family):
         EncoderConfig(
             vocab_size=60,
             hidden_size=32,
-            num_layers=1,
+            num_layers=2,
             num_heads=4,
             intermediate_size=48,
             max_positions=40,

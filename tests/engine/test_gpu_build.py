@@ -69,19 +69,23 @@ def network_from_engines(engines, *, largest_batch):
     yield partial(run_onnx, session_from_onnx(engines[max(engines)]))
 
 
-@pytest.fixture
-def there(monkeypatch, exported_once):
-    """A V100 with the right TensorRT, in appearance."""
-    monkeypatch.setattr(gpu_build, "gpu_facts", lambda: V100)
+def pretend(patch):
+    """Put a V100 with the right TensorRT there, in appearance."""
+    patch.setattr(gpu_build, "gpu_facts", lambda: V100)
     # A network with random weights has near ties everywhere, which any rounding decides.
     limits = Limits(max_difference=0.5, answers_changed=0.3, f1_loss=30)
-    monkeypatch.setattr(gpu_build, "FLOAT16", limits)
-    monkeypatch.setattr(gpu_build, "FLOAT16_ROUNDED", limits)
-    monkeypatch.setattr(gpu_build, "tensorrt_version", lambda: "10.4.0")
-    monkeypatch.setattr(gpu_build, "build_engine", build_engine)
-    monkeypatch.setattr(gpu_build, "network_from_engines", network_from_engines)
-    monkeypatch.setattr(gpu_build, "check_cuda_provider", lambda: None)
-    monkeypatch.setattr(gpu_build, "cuda_network", lambda path: partial(run_onnx, session_from_onnx(path)))
+    patch.setattr(gpu_build, "FLOAT16", limits)
+    patch.setattr(gpu_build, "FLOAT16_ROUNDED", limits)
+    patch.setattr(gpu_build, "tensorrt_version", lambda: "10.4.0")
+    patch.setattr(gpu_build, "build_engine", build_engine)
+    patch.setattr(gpu_build, "network_from_engines", network_from_engines)
+    patch.setattr(gpu_build, "check_cuda_provider", lambda: None)
+    patch.setattr(gpu_build, "cuda_network", lambda path: partial(run_onnx, session_from_onnx(path)))
+
+
+@pytest.fixture
+def there(monkeypatch, exported_once):
+    pretend(monkeypatch)
 
 
 @pytest.fixture
@@ -91,8 +95,8 @@ def no_work(monkeypatch):
         monkeypatch.setattr(gpu_build, name, lambda *_args, name=name, **_kwargs: pytest.fail(f"{name} was called"))
 
 
-@pytest.fixture
-def build(tiny_model_folder, thirty_questions, tmp_path):
+@pytest.fixture(scope="module")
+def build(tiny_model_folder, thirty_questions, tmp_path_factory):
     checkpoint, model = load_checkpoint(tiny_model_folder)
 
     def made(**changes):
@@ -102,12 +106,21 @@ def build(tiny_model_folder, thirty_questions, tmp_path):
             "name": "tiny",
             "target": target_from_name("v100"),
             "data": thirty_questions,
-            "timing_caches": tmp_path / "timing",
+            "timing_caches": tmp_path_factory.mktemp("timing"),
             "quiet": True,
         }
         return GpuBuild(**{**settings, **changes})
 
     return made
+
+
+@pytest.fixture(scope="module")
+def built(build, exported_once, tmp_path_factory):
+    """A repository that was built, and its manifest: tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("built") / "repository"
+    with pytest.MonkeyPatch.context() as patch:
+        pretend(patch)
+        return folder, build().write(folder)
 
 
 def contents(folder):
@@ -118,9 +131,8 @@ def config_of(repository, model):
     return text_format.Parse((repository / model / "config.pbtxt").read_text(), pb.ModelConfig())
 
 
-def test_a_repository_has_an_encoder_a_bucket_and_all_that_was_measured(there, build, tmp_path):
-    repository = tmp_path / "repository"
-    manifest = build().write(repository)
+def test_a_repository_has_an_encoder_a_bucket_and_all_that_was_measured(built):
+    repository, manifest = built
     assert [bucket.length for bucket in manifest.packing.buckets] == [128, 192, 256]
     for bucket in manifest.packing.buckets:
         config = config_of(repository, bucket.model)
@@ -220,9 +232,8 @@ def test_warm_up_is_chosen_before_torch_is_asked_and_engines_are_built(there, bu
         build().write(tmp_path / "repository")
 
 
-def test_the_inputs_of_perf_analyzer_are_of_the_buckets_that_have_windows(there, build, root, tmp_path):
-    repository = tmp_path / "repository"
-    build().write(repository)
+def test_the_inputs_of_perf_analyzer_are_of_the_buckets_that_have_windows(built, root, tmp_path):
+    repository, _ = built
     short = tmp_path / "short.json"
     question = {"id": "1", "question": "Who built it?", "answers": [{"text": "masons", "answer_start": 3}]}
     document = {"data": [{"title": "", "paragraphs": [{"context": "By masons.", "qas": [question]}]}]}
@@ -241,9 +252,9 @@ def test_the_inputs_of_perf_analyzer_are_of_the_buckets_that_have_windows(there,
 
 
 @pytest.mark.parametrize("fault", ["engine", "parity", "disk"])
-def test_a_build_that_fails_leaves_the_repository_as_it_was(there, build, tmp_path, monkeypatch, fault):
+def test_a_build_that_fails_leaves_the_repository_as_it_was(there, build, built, tmp_path, monkeypatch, fault):
     repository = tmp_path / "repository"
-    build().write(repository)
+    shutil.copytree(built[0], repository)
     before = contents(repository)
     if fault == "engine":
 

@@ -1,7 +1,8 @@
-"""A real Triton with the shipped model repository, real questions that no model was trained on, and right answers."""
+"""A real Triton with the shipped model repository or with a table of logits, real questions, and right answers."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -168,6 +169,18 @@ def connect(url: str) -> tuple[grpc.Channel, Any]:
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
+def document_of(paragraphs: Sequence[str], n_words: int) -> str:
+    """Join paragraphs until there are at least so many words."""
+    taken: list[str] = []
+    n_taken = 0
+    for paragraph in paragraphs:
+        if n_taken >= n_words:
+            break
+        taken.append(paragraph)
+        n_taken += len(paragraph.split())
+    return " \n".join(taken)
+
+
 def resident_bytes(server: Server) -> int:
     """Give the resident memory of Triton and its Python processes."""
     pids = [server.triton_pid, *(stub.pid for stub in server.stubs())]
@@ -190,10 +203,14 @@ def wait_until(condition: Callable[[], Any], timeout_s: float) -> float:
 
 
 class Asking:
-    """Threads that ask without pause while a `with` block lasts; what failed in one of them is raised at its end."""
+    """Threads that ask while a `with` block lasts; what failed in one of them is raised at its end.
 
-    def __init__(self, asks: Sequence[Callable[[int], None]]) -> None:
+    With a pause between two questions of a thread, whatever else must happen meanwhile finds a machine that has room.
+    """
+
+    def __init__(self, asks: Sequence[Callable[[int], None]], *, pause_s: float = 0.0) -> None:
         self.n_asked = [0] * len(asks)
+        self._pause_s = pause_s
         self._errors: list[BaseException] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=pair) for pair in enumerate(asks)]
@@ -203,6 +220,7 @@ class Asking:
             while not self._stop.is_set():
                 ask(self.n_asked[place])
                 self.n_asked[place] += 1
+                self._stop.wait(self._pause_s)
         except BaseException as error:
             self._errors.append(error)
 
@@ -226,21 +244,38 @@ def tools() -> Any:
 
 
 @pytest.fixture(scope="session")
+def benchmark() -> Iterator[Callable[[str], Any]]:
+    """Imports a module of the benchmarks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The shipped repository, or the one that SPANQA_TEST_REPOSITORY names."""
     return Path(os.environ.get("SPANQA_TEST_REPOSITORY") or ROOT / "model_repository")
 
 
 @pytest.fixture(scope="session")
-def reports() -> list[str]:
-    return []
+def table(tmp_path_factory: pytest.TempPathFactory, benchmark: Any) -> Path:
+    """A repository whose network is a table of logits: everything is real but the arithmetic, which costs nothing."""
+    folder: Path = tmp_path_factory.mktemp("table") / "repository"
+    benchmark("table_model").write_table_repository(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path, reports: list[str]) -> Iterator[Server]:
+def server(repository: Path) -> Iterator[Server]:
+    with Server(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def table_server(table: Path) -> Iterator[Server]:
     # Of a batch with a text that its sender cut off Triton never counts the requests as finished, and the stop would
     # wait for them: nothing else is under way when it comes.
-    with Server(repository, report=reports.append, drain_timeout_s=1.0) as server:
+    with Server(table, drain_timeout_s=1.0) as server:
         yield server
 
 
@@ -250,15 +285,42 @@ def offline(repository: Path) -> Offline:
 
 
 @pytest.fixture(scope="session")
-def heldout() -> list[Example]:
-    """Questions on the 16 held-out articles."""
-    titles = set(json.loads(HELDOUT_TITLES.read_text("utf-8")))
-    return [example for example in read_dataset(DATASET) if example.title in titles]
+def table_offline(table: Path) -> Offline:
+    return Offline(table)
 
 
 @pytest.fixture(scope="session")
-def good(heldout: list[Example], offline: Offline) -> list[tuple[str, str, Right]]:
-    """Twenty real questions of one window each, with what their answers must be."""
+def dataset() -> list[Example]:
+    return list(read_dataset(DATASET))
+
+
+@pytest.fixture(scope="session")
+def paragraphs(dataset: list[Example]) -> list[str]:
+    """The paragraphs of the dataset in their order."""
+    return list(dict.fromkeys(example.context for example in dataset))
+
+
+@pytest.fixture(scope="session")
+def heldout(dataset: list[Example]) -> list[Example]:
+    """Questions on the 16 held-out articles."""
+    titles = set(json.loads(HELDOUT_TITLES.read_text("utf-8")))
+    return [example for example in dataset if example.title in titles]
+
+
+@pytest.fixture(scope="session")
+def short_questions(heldout: list[Example]) -> list[tuple[str, str]]:
+    """Twenty real questions on short texts."""
     short = [example for example in heldout if len(example.context) < 600]
-    chosen = random.Random(1).sample(short, 20)
-    return [(one.question, one.context, offline.right(one.question, one.context)) for one in chosen]
+    return [(one.question, one.context) for one in random.Random(1).sample(short, 20)]
+
+
+@pytest.fixture(scope="session")
+def good(short_questions: list[tuple[str, str]], offline: Offline) -> list[tuple[str, str, Right]]:
+    """Short questions with what their answers must be."""
+    return [(*pair, offline.right(*pair)) for pair in short_questions]
+
+
+@pytest.fixture(scope="session")
+def table_good(short_questions: list[tuple[str, str]], table_offline: Offline) -> list[tuple[str, str, Right]]:
+    """Short questions with what the table's answers to them must be."""
+    return [(*pair, table_offline.right(*pair)) for pair in short_questions]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +25,10 @@ SHARPEST = {"N_FLOOD": 1500, "N_DEADLINES": 300, "SLOW_S": 1.0, "N_SENDERS": 8}
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports a module of the benchmarks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-        yield importlib.import_module
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory, benchmark: Any) -> Path:
-    folder = tmp_path_factory.mktemp("table") / "repository"
-    benchmark("table_model").write_table_repository(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(table: Path) -> Iterator[Server]:
-    with Server(table) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def asked(served: Server, benchmark: Any) -> tuple[list[tuple[str, str]], list[Any]]:
+def asked(table_server: Server, heldout: list[Any]) -> tuple[list[tuple[str, str]], list[Any]]:
     """Questions, and what the undisturbed server answers."""
-    items = [(one.question, one.context) for one in benchmark("bench_setting").heldout_examples(N_QUESTIONS)]
-    with QAClient(served.url) as client:
+    items = [(one.question, one.context) for one in random.Random(0).sample(heldout, N_QUESTIONS)]
+    with QAClient(table_server.url) as client:
         return items, list(client.ask_many(items))
 
 
@@ -84,25 +62,25 @@ def held(
 
 @pytest.mark.parametrize("name", ["slow", "vanishing", "deadlines", "overflow"])
 def test_senders_that_are_slow_vanish_give_up_or_send_too_much_harm_nobody_else(
-    held: Any, served: Server, name: str
+    held: Any, table_server: Server, name: str
 ) -> None:
-    held("fault_senders", name, running=served, **SHARPEST)
+    held("fault_senders", name, running=table_server, **SHARPEST)
 
 
 def test_a_restart_amid_the_questions_loses_none(held: Any) -> None:
     held("fault_kills", "kills", EVENTS=("restart",))
 
 
-def test_all_python_processes_killed_at_once_come_back_and_no_question_is_lost(held: Any, served: Server) -> None:
-    held("fault_kills", "together", running=served)
+def test_all_python_processes_killed_at_once_come_back_and_no_question_is_lost(held: Any, table_server: Server) -> None:
+    held("fault_kills", "together", running=table_server)
 
 
 def test_python_processes_that_are_stopped_are_ended_before_triton_crashes_on_them(held: Any) -> None:
     held("fault_kills", "stopped_stubs", STOPS_S=(1.2,))
 
 
-def test_a_triton_that_is_stopped_for_a_while_goes_on_where_it_was(held: Any, served: Server) -> None:
-    held("fault_kills", "stopped_triton", running=served, STOPPED_S=2.0)
+def test_a_triton_that_is_stopped_for_a_while_goes_on_where_it_was(held: Any, table_server: Server) -> None:
+    held("fault_kills", "stopped_triton", running=table_server, STOPPED_S=2.0)
 
 
 @pytest.mark.parametrize(

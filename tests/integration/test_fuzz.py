@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,35 +20,19 @@ N_TEXTS = 100
 SEED = 7
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports a module of the benchmarks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-        yield importlib.import_module
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, benchmark: Any) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("table") / "repository"
-    benchmark("table_model").write_table_repository(folder)
-    with Server(folder, drain_timeout_s=1.0) as server:
-        yield server
-
-
 def test_no_input_ends_or_hangs_a_process_leaks_its_insides_or_harms_a_neighbour(
-    served: Server, benchmark: Any
+    table_server: Server, benchmark: Any
 ) -> None:
     fuzz, verdict = benchmark("fuzz"), benchmark("fault_setting").Verdict(name="fuzz")
-    tally = fuzz.fuzz(served, range(N_INPUTS), seed=SEED, verdict=verdict)
+    tally = fuzz.fuzz(table_server, range(N_INPUTS), seed=SEED, verdict=verdict)
     assert verdict.failures == []
     assert tally.ended.keys() == fuzz.PROBES.keys()
     assert sum(ended.total() for ended in tally.ended.values()) == N_INPUTS
 
 
 @pytest.fixture(scope="module")
-def client(served: Server) -> Iterator[QAClient]:
-    with QAClient(served.url) as client:
+def client(table_server: Server) -> Iterator[QAClient]:
+    with QAClient(table_server.url) as client:
         yield client
 
 

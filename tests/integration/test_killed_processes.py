@@ -16,19 +16,21 @@ from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
 RECOVERY_S = 6.0
+PAUSE_S = 0.05
 MODELS = (contract.PREPROCESS, contract.ENCODER, contract.POSTPROCESS, contract.QUESTION_ANSWERING)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_killed_process_is_replaced_while_both_entries_answer_every_question(
-    server: Server, tools: Any, good: list[Any], model: str
+    table_server: Server, tools: Any, table_good: list[Any], model: str
 ) -> None:
+    server = table_server
     processes = [stub for stub in server.stubs() if stub.model == model]
     longest_s = [0.0]
 
     def asking(client: QAClient) -> Any:
         def ask(n_asked: int) -> None:
-            question, context, right = good[n_asked % len(good)]
+            question, context, right = table_good[n_asked % len(table_good)]
             start = time.monotonic()
             right.require_answer(client.ask(question, context, timeout_s=30))
             longest_s[0] = max(longest_s[0], time.monotonic() - start)
@@ -38,7 +40,7 @@ def test_a_killed_process_is_replaced_while_both_entries_answer_every_question(
     n_recoveries = server.n_recoveries
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(QAClient(server.url, model_name=entry)) for entry in tools.ENTRIES * 2]
-        with tools.Asking([asking(client) for client in clients]) as load:
+        with tools.Asking([asking(client) for client in clients], pause_s=PAUSE_S) as load:
             tools.wait_until(lambda: min(load.n_asked) >= 2, 30)
             os.kill(processes[0].pid, signal.SIGKILL)
             tools.wait_until(lambda: server.n_recoveries > n_recoveries, RECOVERY_S)

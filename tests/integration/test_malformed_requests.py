@@ -233,11 +233,11 @@ def _client_cases(url: str, entry: str) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def cases(server: Server, tools: Any) -> list[Case]:
+def cases(table_server: Server, tools: Any) -> list[Case]:
     found = _row_cases()
     for entry in tools.ENTRIES:
         found += _text_cases(entry) + _option_cases(entry) + _shape_cases(tools, entry)
-        found += _client_cases(server.url, entry)
+        found += _client_cases(table_server.url, entry)
     return found
 
 
@@ -265,14 +265,14 @@ def test_there_are_at_least_300_malformed_requests(cases: list[Case]) -> None:
 
 
 def test_each_malformed_request_is_one_error_while_good_ones_beside_it_are_answered_rightly(
-    server: Server, tools: Any, good: list[Any], cases: list[Case]
+    table_server: Server, tools: Any, table_good: list[Any], cases: list[Case]
 ) -> None:
-    channel, stub = tools.connect(server.url)
-    stubs = server.stubs()
+    channel, stub = tools.connect(table_server.url)
+    stubs = table_server.stubs()
 
     def asking(entry: str) -> Callable[[int], None]:
         def ask(n_asked: int) -> None:
-            question, context, right = good[n_asked % len(good)]
+            question, context, right = table_good[n_asked % len(table_good)]
             outputs = tools.outputs_of(stub.ModelInfer(tools.request_of(entry, question, context), timeout=60))
             text, start, end = right.places[0]
             assert (outputs["ANSWER"], outputs["CHAR_START"], outputs["CHAR_END"]) == ([text], [start], [end])
@@ -286,19 +286,21 @@ def test_each_malformed_request_is_one_error_while_good_ones_beside_it_are_answe
         assert min(load.n_asked) > 0
         asking(contract.QUESTION_ANSWERING)(0)
         asking(contract.ENSEMBLE)(0)
-    assert server.stubs() == stubs
+    assert table_server.stubs() == stubs
 
 
-def test_good_questions_that_wait_beside_bad_ones_are_answered(server: Server, tools: Any, good: list[Any]) -> None:
+def test_good_questions_that_wait_beside_bad_ones_are_answered(
+    table_server: Server, tools: Any, table_good: list[Any]
+) -> None:
     """While the entry works on long texts, good requests wait, and bad ones are refused at once."""
-    channel, stub = tools.connect(server.url)
+    channel, stub = tools.connect(table_server.url)
     name = contract.QUESTION_ANSWERING
     bad = {"TOP_N": ("INT32", [1, 1], struct.pack("<i", 0))}
-    long_text = "\n".join(context for _, context, _ in good[:8])
+    long_text = "\n".join(context for _, context, _ in table_good * 20)
     with channel:
         busy = [stub.ModelInfer.future(tools.request_of(name, QUESTION, long_text), timeout=60) for _ in range(4)]
         calls = []
-        for question, context, right in good:
+        for question, context, right in table_good:
             calls.append((right, stub.ModelInfer.future(tools.request_of(name, question, context), timeout=60)))
             calls.append((None, stub.ModelInfer.future(tools.request_of(name, question, context, **bad), timeout=60)))
         for right, call in calls:
@@ -313,18 +315,18 @@ def test_good_questions_that_wait_beside_bad_ones_are_answered(server: Server, t
 
 
 def test_a_text_cut_off_by_its_sender_is_refused_and_the_clients_questions_beside_it_are_answered(
-    server: Server, tools: Any, good: list[Any]
+    table_server: Server, tools: Any, table_good: list[Any]
 ) -> None:
-    channel, stub = tools.connect(server.url)
+    channel, stub = tools.connect(table_server.url)
 
     def asking(client: QAClient) -> Callable[[int], None]:
         def ask(n_asked: int) -> None:
-            question, context, right = good[n_asked % len(good)]
+            question, context, right = table_good[n_asked % len(table_good)]
             right.require_answer(client.ask(question, context, timeout_s=60))
 
         return ask
 
-    with channel, QAClient(server.url) as client, tools.Asking([asking(client) for _ in range(6)]):
+    with channel, QAClient(table_server.url) as client, tools.Asking([asking(client) for _ in range(6)]):
         for _ in range(20):
             request = tools.request_of(contract.QUESTION_ANSWERING, QUESTION, CONTEXT, **CUT_OFF_TEXT)
             with pytest.raises(grpc.RpcError) as refused:

@@ -39,7 +39,9 @@ from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.model import EncoderConfig
 
 pytestmark = pytest.mark.triton
-N_IN_FLIGHT = 16
+N_CONNECTIONS = 16
+PAUSE_S = 0.1
+"""Between two questions of a connection: what loads beside them finds a machine that has room."""
 VOCABULARY = 30522
 RELOAD_S = 60
 
@@ -120,7 +122,7 @@ def questions(checkpoint: Checkpoint) -> list[tuple[Example, tuple[str, str]]]:
 
 @dataclass
 class Load:
-    """Questions without pause from many connections, each sent once; what was answered by which network, and when."""
+    """Questions from many connections, each sent once; what was answered by which network, and when."""
 
     tools: Any
     url: str
@@ -131,7 +133,7 @@ class Load:
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(place,)) for place in range(N_IN_FLIGHT)]
+        self._threads = [threading.Thread(target=self._run, args=(place,)) for place in range(N_CONNECTIONS)]
 
     def _run(self, place: int) -> None:
         channel, stub = self.tools.connect(self.url)
@@ -148,13 +150,14 @@ class Load:
                     self.answers.append((sent_at, texts.index(answer) + 1))
                 except Exception as error:
                     self.failures.append(f"{time.monotonic():.1f}: {error!r}")
+                self._stop.wait(PAUSE_S)
 
     def answered_by(self, since: float = 0.0) -> set[int]:
         return {network for sent_at, network in list(self.answers) if sent_at >= since}
 
     def wait_for_more(self) -> None:
         n_answers = len(self.answers)
-        self.tools.wait_until(lambda: len(self.answers) > n_answers + 2 * N_IN_FLIGHT, 60)
+        self.tools.wait_until(lambda: len(self.answers) > n_answers + 2 * N_CONNECTIONS, 60)
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -173,15 +176,40 @@ def repository(tmp_path: Path, build: Callable[[Path, int], int]) -> Path:
     return tmp_path / "repository"
 
 
-@pytest.fixture
-def reports() -> list[str]:
-    return []
+@dataclass
+class Rolled:
+    """A server that tests share, which each of them finds and leaves with one of the two networks."""
+
+    server: Server
+    repository: Path
+    build: Callable[[Path, int], int]
+    reports: list[str]
+    network: int = 1
+
+    @property
+    def other(self) -> int:
+        return 3 - self.network
+
+    def versions(self) -> list[int]:
+        return versions_in(self.repository / contract.ENCODER)
+
+    def build_other(self) -> None:
+        newest = self.versions()[-1]
+        assert self.build(self.repository, self.other) == newest + 1
 
 
-@pytest.fixture
-def server(repository: Path, reports: list[str]) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, build: Callable[[Path, int], int]) -> Iterator[Rolled]:
+    repository, reports = tmp_path_factory.mktemp("served") / "repository", list[str]()
+    assert build(repository, 1) == 1
     with Server(repository, report=reports.append) as server:
-        yield server
+        yield Rolled(server, repository, build, reports)
+
+
+@pytest.fixture
+def rolled(served: Rolled) -> Rolled:
+    served.reports.clear()
+    return served
 
 
 def reload(server: Server, tools: Any) -> float:
@@ -192,25 +220,49 @@ def reload(server: Server, tools: Any) -> float:
     return time.monotonic()
 
 
-def test_rolling_forward_and_back_under_load_loses_nothing_and_mixes_nothing(
-    server: Server, repository: Path, build: Any, questions: Any, tools: Any, reports: list[str]
+def test_reloading_changes_nothing_where_the_newest_number_is_served_be_it_another_build_s(
+    rolled: Rolled, questions: Any, tools: Any
 ) -> None:
+    """The first of those that share a server: it serves version 1."""
+    server, reports = rolled.server, rolled.reports
+    before = server.stubs()
+    reload(server, tools)
+    assert server.stubs() == before
+    assert len(reports) == 1
+    shutil.rmtree(rolled.repository)
+    assert rolled.build(rolled.repository, rolled.other) == 1
+    reload(server, tools)
+    assert server.stubs() == before
+    told = f"not reloaded in full: version 1 of {rolled.repository} is not the version 1 that answers, which goes on"
+    assert reports[1].startswith(told)
+    os.kill(next(stub.pid for stub in before if stub.model == contract.ENCODER), signal.SIGKILL)
+    tools.wait_until(lambda: "Triton runs again" in reports, RELOAD_S)
+    rolled.network = rolled.other
     with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
         load.wait_for_more()
-        assert load.answered_by() == {1}
-        assert build(repository, 2) == 2
+    assert (load.failures, load.answered_by()) == ([], {rolled.network})
+
+
+def test_rolling_forward_and_back_under_load_loses_nothing_and_mixes_nothing(
+    rolled: Rolled, questions: Any, tools: Any
+) -> None:
+    server, old, new, before = rolled.server, rolled.network, rolled.other, rolled.versions()[-1]
+    with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
+        load.wait_for_more()
+        assert load.answered_by() == {old}
+        rolled.build_other()
         done = reload(server, tools)
         load.wait_for_more()
-        assert load.answered_by(done) == {2}
-        assert rollback_repository(repository) == 3
+        assert load.answered_by(done) == {new}
+        assert rollback_repository(rolled.repository) == before + 2
         done = reload(server, tools)
         load.wait_for_more()
-        assert load.answered_by(done) == {1}
+        assert load.answered_by(done) == {old}
     assert load.failures == []
-    assert load.answered_by() == {1, 2}
-    assert [line.split(" of ")[0] for line in reports] == ["version 2", "version 3"]
+    assert load.answered_by() == {old, new}
+    assert [line.split(" of ")[0] for line in rolled.reports] == [f"version {before + 1}", f"version {before + 2}"]
     tools.wait_until(lambda: len(server.stubs()) == 4, 20)  # nothing of an old version is left
-    assert versions_in(repository / contract.ENCODER) == [1, 2, 3]
+    assert rolled.versions()[-3:] == [before, before + 1, before + 2]
 
 
 def test_whoever_lives_through_a_roll_over_gets_the_new_versions_own_settings_from_its_first_answer(
@@ -285,9 +337,7 @@ def _by_http(url: str, example: Example) -> tuple[str, bool]:
     return said["ANSWER"], said["HAS_ANSWER"]
 
 
-def test_the_ensemble_mixes_nothing_and_our_client_loses_nothing(
-    server: Server, repository: Path, build: Any, questions: Any, tools: Any
-) -> None:
+def test_the_ensemble_mixes_nothing_and_our_client_loses_nothing(rolled: Rolled, questions: Any, tools: Any) -> None:
     answers: list[tuple[float, int]] = []
     short = [(example, texts) for example, texts in questions if len(example.context) < 1200]
 
@@ -302,59 +352,42 @@ def test_the_ensemble_mixes_nothing_and_our_client_loses_nothing(
 
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(QAClient(server.url, model_name=contract.ENSEMBLE)) for _ in range(N_IN_FLIGHT // 2)
+            stack.enter_context(QAClient(rolled.server.url, model_name=contract.ENSEMBLE))
+            for _ in range(N_CONNECTIONS // 2)
         ]
-        with tools.Asking([asking(client) for client in clients]) as load:
+        with tools.Asking([asking(client) for client in clients], pause_s=PAUSE_S) as load:
             tools.wait_until(lambda: min(load.n_asked) >= 2, 30)
-            assert {network for _, network in answers} == {1}
-            build(repository, 2)
-            done = reload(server, tools)
+            assert {network for _, network in answers} == {rolled.network}
+            rolled.build_other()
+            done = reload(rolled.server, tools)
             n_asked = list(load.n_asked)
             tools.wait_until(lambda: all(now > then + 1 for now, then in zip(load.n_asked, n_asked, strict=True)), 30)
-    assert {network for sent_at, network in answers if sent_at > done} == {2}
+    rolled.network = rolled.other
+    assert {network for sent_at, network in answers if sent_at > done} == {rolled.network}
 
 
 def test_a_corrupt_new_version_is_told_in_one_line_and_the_old_one_answers_on(
-    server: Server, repository: Path, build: Any, questions: Any, tools: Any, reports: list[str]
+    rolled: Rolled, questions: Any, tools: Any
 ) -> None:
-    with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
+    old, before = rolled.network, rolled.versions()[-1]
+    with Load(tools, rolled.server.url, contract.QUESTION_ANSWERING, questions) as load:
         load.wait_for_more()
-        build(repository, 2)
-        network = repository / contract.ENCODER / "2" / "network.onnx"
+        rolled.build_other()
+        network = rolled.repository / contract.ENCODER / str(before + 1) / "network.onnx"
         content = bytearray(network.read_bytes())
         content[len(content) // 2] ^= 1
         network.write_bytes(content)
-        reload(server, tools)
+        reload(rolled.server, tools)
         load.wait_for_more()
-        assert reports[0].startswith("not reloaded in full: Triton does not load the model 'encoder'")
-        assert "network.onnx: was altered" in reports[0]
-        assert "\n" not in reports[0]
-        assert load.answered_by() == {1}
-        assert rollback_repository(repository) == 3
-        reload(server, tools)
+        assert rolled.reports[0].startswith("not reloaded in full: Triton does not load the model 'encoder'")
+        assert "network.onnx: was altered" in rolled.reports[0]
+        assert "\n" not in rolled.reports[0]
+        assert load.answered_by() == {old}
+        assert rollback_repository(rolled.repository) == before + 2
+        reload(rolled.server, tools)
         load.wait_for_more()
-    assert (load.failures, load.answered_by()) == ([], {1})
-    assert reports[1].startswith("version 3")
-
-
-def test_reloading_changes_nothing_where_the_newest_number_is_served_be_it_another_build_s(
-    server: Server, repository: Path, build: Any, questions: Any, tools: Any, reports: list[str]
-) -> None:
-    before = server.stubs()
-    reload(server, tools)
-    assert server.stubs() == before
-    assert len(reports) == 1
-    shutil.rmtree(repository)
-    assert build(repository, 2) == 1
-    reload(server, tools)
-    assert server.stubs() == before
-    told = f"not reloaded in full: version 1 of {repository} is not the version 1 that answers, which goes on"
-    assert reports[1].startswith(told)
-    os.kill(next(stub.pid for stub in before if stub.model == contract.ENCODER), signal.SIGKILL)
-    tools.wait_until(lambda: "Triton runs again" in reports, RELOAD_S)
-    with Load(tools, server.url, contract.QUESTION_ANSWERING, questions) as load:
-        load.wait_for_more()
-    assert (load.failures, load.answered_by()) == ([], {2})
+    assert (load.failures, load.answered_by()) == ([], {old})
+    assert rolled.reports[1].startswith(f"version {before + 2}")
 
 
 def test_sighup_rolls_a_served_repository_to_its_newest_version(

@@ -16,6 +16,7 @@ from spanqa import contract
 
 pytestmark = pytest.mark.triton
 N_REQUESTS = 12
+N_WORDS = 40_000
 BUSY_MACHINE_S = 120
 """Long enough to answer them where other work takes most of the machine."""
 
@@ -58,8 +59,8 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.fixture
-def serve(repository: Path) -> Iterator[ServeCommand]:
-    command = ServeCommand(repository)
+def serve(table: Path) -> Iterator[ServeCommand]:
+    command = ServeCommand(table)
     yield command
     if command.process.poll() is None:
         command.process.kill()
@@ -67,15 +68,15 @@ def serve(repository: Path) -> Iterator[ServeCommand]:
 
 
 def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
-    serve: ServeCommand, tools: Any, good: list[Any], offline: Any
+    serve: ServeCommand, tools: Any, table_good: list[Any], table_offline: Any, paragraphs: list[str]
 ) -> None:
     family = serve.family()
     assert len(family) == 1 + 4
     # The main entry gets enough to do for a second or two; the ensemble's questions, soon answered, go among it.
-    question, _, _ = good[0]
-    context = "\n".join(context for _, context, _ in good[:8])
-    long = (contract.QUESTION_ANSWERING, question, context, offline.right(question, context))
-    pairs = [long, (contract.ENSEMBLE, *good[0]), long]
+    question, _, _ = table_good[0]
+    context = tools.document_of(paragraphs, N_WORDS)
+    long = (contract.QUESTION_ANSWERING, question, context, table_offline.right(question, context))
+    pairs = [long, (contract.ENSEMBLE, *table_good[0]), long]
     channel, stub = tools.connect(serve.url)
     with channel:
         calls = []

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from spanqa.cli import main
-from spanqa_retrieval import indexing
+from spanqa_retrieval import reading, reading_process
+from spanqa_retrieval.errors import CollectionError, SourceError
 from spanqa_retrieval.indexing import Report, update_index
 from spanqa_retrieval.settings import IndexSettings
 from spanqa_retrieval.sources import find_sources
@@ -99,23 +100,64 @@ def test_a_file_that_breaks_off_is_not_taken_in_by_half(index, folder, monkeypat
     def breaks_off(source, on_defect):
         yield from real(source, on_defect)
         if source.path.name == "c.jsonl":
-            raise indexing.SourceError(f"{source.name}: broken off")
+            raise SourceError(f"{source.name}: broken off")
 
-    real = indexing.read_documents
-    monkeypatch.setattr(indexing, "read_documents", breaks_off)
+    real = reading.read_documents
+    monkeypatch.setattr(reading, "read_documents", breaks_off)
     report = updated(index, folder)
     assert report.n_read == 2
     assert "broken off" in report.skipped[0]
     assert len(documents(index)) == 2
-    monkeypatch.setattr(indexing, "read_documents", real)
+    monkeypatch.setattr(reading, "read_documents", real)
     assert updated(index, folder).n_read == 1
     assert len(documents(index)) == 5
 
 
+def test_another_process_that_reads_makes_the_same_index(index, folder, tmp_path, monkeypatch):
+    (folder / "broken.pdf").write_bytes(b"no PDF")
+    rows = [json.dumps({"text": f"A bridge {row}. " * 40}) + "\n" for row in range(150)]
+    (folder / "d.jsonl").write_text("".join(rows) + '{"text": 7}\n')
+    here = updated(index, folder)
+    monkeypatch.setattr(reading_process, "WORTH_BYTES", 0)
+    apart = create_index(tmp_path / "apart", IndexSettings())
+    assert updated(apart, folder) == here
+    assert len(here.skipped) == 2
+    assert apart.sources() == index.sources()
+    found = [[hit.passage for hit in one.search("bridge", top_k=9)] for one in (index, apart)]
+    assert found[0] == found[1]
+
+
+def test_a_process_that_dies_reading_costs_only_what_was_not_committed(index, folder, monkeypatch):
+    updated(index, folder)
+    (folder / "a.txt").write_text("A bridge of steel.")
+    rows = [json.dumps({"text": f"A bridge {row}. " * 40}) + "\n" for row in range(3000)]
+    (folder / "d.jsonl").write_text("".join(rows))
+    processes = []
+    real = subprocess.Popen
+
+    def noted(*args, **kwargs):
+        processes.append(real(*args, **kwargs))
+        return processes[-1]
+
+    def kill_at_d(source):
+        if source.name == "docs/d.jsonl":
+            processes[0].kill()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reading_process, "WORTH_BYTES", 0)
+        patched.setattr(subprocess, "Popen", noted)
+        with pytest.raises(CollectionError, match="reads the sources ended with status -9"):
+            update_index(index, find_sources([folder], print), Report(), on_file=kill_at_d)
+    assert [hit.passage.text for hit in index.search("bridge", top_k=5)] == ["A bridge of stone."]
+    assert updated(index, folder).n_read == 2
+    assert sum(record.n_documents for record in index.sources().values()) == 3005
+
+
 CODE = """
 import sys
-from spanqa_retrieval import indexing
+from spanqa_retrieval import indexing, reading_process
 indexing.COMMIT_S = 0.02
+reading_process.WORTH_BYTES = 0
 from spanqa.cli import main
 sys.exit(main(sys.argv[1:]))
 """

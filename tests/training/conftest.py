@@ -1,8 +1,11 @@
-"""A tiny untrained checkpoint with the real tokenizer, and real questions to train it on."""
+"""A tiny untrained checkpoint, and real questions to train it on."""
+
+import json
 
 import pytest
 import torch
 
+from spanqa.tokenization import load_tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.commands.negatives import write_squad
@@ -44,27 +47,41 @@ def answerable_questions(twenty_of_short_passages, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(root, tmp_path_factory):
-    """Two layers of 48, random weights: the vocabulary's rows are most of what a step costs."""
-    return save_tiny(root, tmp_path_factory.mktemp("checkpoints") / "tiny")
+def small_tokenizer(root, real_questions, tmp_path_factory):
+    """Cuts the texts of fifty real questions as the shipped tokenizer does, and knows no piece that they do not need.
+
+    The rows of a vocabulary would be most of what a step and a saved state cost.
+    """
+    shipped = load_tokenizer(root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json")
+    short = sorted(real_questions, key=lambda example: len(example.context))[:20]
+    texts = {text for example in (*real_questions[:50], *short) for text in (example.question, example.context)}
+    vocabulary = json.loads(shipped.serialized)["model"]["vocab"]
+    needed = {int(token) for text in texts for token in shipped.pieces(text).ids}
+    kept = [piece for piece, token in vocabulary.items() if token in needed or len(piece.removeprefix("##")) == 1]
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *kept]) + "\n", encoding="utf-8")
+    return load_tokenizer(path, do_lower_case=True)
 
 
 @pytest.fixture(scope="session")
-def still_checkpoint(root, tmp_path_factory):
+def tiny_checkpoint(small_tokenizer, tmp_path_factory):
+    """Two layers of 48, random weights."""
+    return save_tiny(small_tokenizer, tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def still_checkpoint(small_tokenizer, tmp_path_factory):
     """The same without dropout: what is trained from it depends on the data alone."""
-    return save_tiny(root, tmp_path_factory.mktemp("checkpoints") / "still", dropout=0.0, attention_dropout=0.0)
+    return save_tiny(
+        small_tokenizer, tmp_path_factory.mktemp("checkpoints") / "still", dropout=0.0, attention_dropout=0.0
+    )
 
 
-def save_tiny(root, folder, **changes):
+def save_tiny(tokenizer, folder, **changes):
     torch.manual_seed(0)
-    tokenizer_json = (root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json").read_text(
-        encoding="utf-8"
-    )
-    config = EncoderConfig(
-        vocab_size=30522, hidden_size=48, num_layers=2, num_heads=4, intermediate_size=96, max_positions=256, **changes
-    )
-    checkpoint = Checkpoint(
-        encoder=config, tokenizer_json=tokenizer_json, windows=WindowSettings(max_seq_length=256, doc_stride=128)
-    )
+    sizes = {"hidden_size": 48, "num_layers": 2, "num_heads": 4, "intermediate_size": 96, "max_positions": 256}
+    config = EncoderConfig(vocab_size=tokenizer.vocab_size, **sizes, **changes)
+    windows = WindowSettings(max_seq_length=256, doc_stride=128)
+    checkpoint = Checkpoint(encoder=config, tokenizer_json=tokenizer.serialized, windows=windows)
     save_checkpoint(checkpoint, SpanModel(config), folder)
     return folder

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -146,10 +147,14 @@ def started():
     """Starts `spanqa batch` in a group of processes of its own; what is left of it at the end is killed."""
     processes = []
 
-    def start(*arguments):
-        command = [sys.executable, "-m", "spanqa.cli", "batch", *map(str, arguments)]
+    def start(*arguments, python=("-m", "spanqa.cli"), **environment):
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, *python, "batch", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+            start_new_session=True,
         )
         processes.append(process)
         return process

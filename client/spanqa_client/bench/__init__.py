@@ -1,0 +1,1 @@
+"""Measuring a server: load, what it costs where, when it is too much, and whether two runs differ."""

@@ -1,0 +1,105 @@
+"""TLS by Python's own library: files held before gRPC meets them, and what ended a handshake that gRPC cannot tell."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+from spanqa.errors import InputError
+from spanqa_client.security import ConnectionSettings
+from spanqa_client.servers import Server
+
+_ALPN = ["h2"]
+"""HTTP/2 is what gRPC speaks, and its servers talk to nobody else."""
+
+
+def pem_from(path: str | Path, what: str) -> bytes:
+    """Read a file of certificates or a key.
+
+    Args:
+        path: The file.
+        what: What it holds, for the error.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from error
+
+
+def check_files(settings: ConnectionSettings) -> None:
+    """Refuse files that gRPC would not take, or only when it connects.
+
+    Raises:
+        InputError: One holds no certificate, or the key is not the certificate's.
+    """
+    context = _context(settings)
+    if settings.certificate_file is None or settings.key_file is None:
+        return
+    pem_from(settings.certificate_file, "the client's certificate")
+    pem_from(settings.key_file, "the client's key")
+
+    def refuse() -> str:
+        raise InputError(f"{settings.key_file}: the key is encrypted, which gRPC cannot open: give it without")
+
+    try:
+        context.load_cert_chain(settings.certificate_file, settings.key_file, password=refuse)
+    except ssl.SSLError as error:
+        raise InputError(
+            f"{settings.certificate_file} and {settings.key_file} are no certificate and its key in PEM "
+            f"({error.reason or error}): give the two that belong together"
+        ) from error
+
+
+def handshake_fault(server: Server, settings: ConnectionSettings, wait_s: float) -> str:
+    """Say why a server ends connections as soon as they are made; "" where TLS is not why.
+
+    Args:
+        server: The server.
+        settings: How it is connected to.
+        wait_s: How long this may take.
+    """
+    context = _context(settings)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if settings.certificate_file is not None:
+        context.load_cert_chain(settings.certificate_file, settings.key_file)
+    try:
+        with (
+            socket.create_connection((server.host, server.port), wait_s) as plain,
+            context.wrap_socket(plain, server_hostname=settings.authority or server.host) as secured,
+        ):
+            if not settings.is_secure:
+                return f"{server.url}: the server speaks TLS alone: ask it with TLS (a CA file, or tls)"
+            # In TLS 1.3 a server says only after the handshake what it thinks of the client's certificate.
+            secured.recv(1)
+    except ssl.SSLError as error:
+        alert = "ALERT" in (error.reason or "")
+        return _of_alert(server, settings, str(error.reason)) if settings.is_secure and alert else ""
+    except OSError:
+        pass
+    return ""
+
+
+def _of_alert(server: Server, settings: ConnectionSettings, reason: str) -> str:
+    if settings.certificate_file is None:
+        return f"{server.url}: the server wants a client's certificate ({reason}): give one, with its key"
+    return (
+        f"{server.url}: the server does not take the client's certificate {settings.certificate_file} ({reason}): give "
+        "one that is signed by a CA of the server's"
+    )
+
+
+def _context(settings: ConnectionSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(_ALPN)
+    if settings.ca_file is not None:
+        pem = pem_from(settings.ca_file, "the CA's certificates")
+        try:
+            context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise InputError(f"{settings.ca_file}: holds no certificate in PEM ({reason}): give the CA's") from error
+    return context
