@@ -29,6 +29,8 @@ class Wanted:
         data: The dataset to check on; None for the bundled one.
         key: The key as it was given (-k); None without one.
         precision: Of a CPU's network; None for the default.
+        engine: What computes it on a CPU; None for whatever is best.
+        prefer: What is best, on a CPU; None for the default.
     """
 
     model: str = "CHECKPOINT"
@@ -36,13 +38,16 @@ class Wanted:
     data: str | None = None
     key: str | None = None
     precision: str | None = None
+    engine: str | None = None
+    prefer: str | None = None
 
 
 def cpu_commands(target: Target, wanted: Wanted) -> tuple[str, ...]:
     """Give the commands that build and serve without a container."""
     data = ["--data", wanted.data] if wanted.data else []
-    precision = ["--precision", wanted.precision] if wanted.precision else []
-    options = ["-m", wanted.model, "--target", target.name, *precision, *_key_options(wanted.key), *data]
+    chosen = {"--engine": wanted.engine, "--precision": wanted.precision, "--prefer": wanted.prefer}
+    choice = [part for name, value in chosen.items() if value for part in (name, value)]
+    options = ["-m", wanted.model, "--target", target.name, *choice, *_key_options(wanted.key), *data]
     return (
         shlex.join(["spanqa", "build", *options, "-o", wanted.output]),
         shlex.join(["spanqa", "serve", "--repository", wanted.output]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -115,11 +116,20 @@ def seal_version(folder: Path, version: int, manifest: Manifest, limits: Limits 
 def _kept_limits(folder: Path) -> Limits | None:
     """The limits as people set them beside the newest version: they are the server's, not the build's."""
     entry = folder / contract.QUESTION_ANSWERING
+    older = versions_in(entry)
+    if not older:
+        return None
     try:
-        manifest = load_manifest(entry / str(versions_in(entry)[-1]))
+        manifest = load_manifest(entry / str(older[-1]))
         return limits_from_text((entry / CONFIG_FILE).read_text(encoding="utf-8"), manifest)
-    except (IndexError, OSError, text_format.ParseError, SpanqaError):
-        return None  # a damaged version, which a build mends
+    except (OSError, text_format.ParseError, SpanqaError) as error:
+        # A damaged version, which a build mends; but whoever had set limits has to set them again.
+        said = " ".join(str(error).split())
+        print(
+            f"spanqa: warning: {entry / CONFIG_FILE}: its limits cannot be kept ({said}): they are set anew",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _put_files(new: Path, version: int, files: Mapping[str, Path | bytes], *, linkable: Path) -> None:

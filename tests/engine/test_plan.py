@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 
+from spanqa.cli import main
+from spanqa_build.commands import build
 from spanqa_build.gpu_memory import activation_bytes, n_parameters
 from spanqa_build.plan import plan_from, table_from_plan
 from spanqa_build.plan_commands import Wanted
@@ -117,6 +119,15 @@ def test_a_plan_for_a_cpu_needs_no_gpu_memory_and_no_container_to_build_in(megat
     assert (plan.gpu_memory, plan.build_bytes, plan.lengths) == (None, 0, (384,))
     assert [artefact.size_bytes for artefact in plan.artefacts] == [4 * 334_166_018]
     assert plan.commands[0] == "spanqa build -m CHECKPOINT --target cpu -o REPOSITORY"
+
+
+def test_the_plan_of_the_command_for_a_cpu_knows_what_was_chosen(megatron, monkeypatch, capsys):
+    monkeypatch.setattr(build, "is_checkpoint", lambda path: True)
+    monkeypatch.setattr(build, "read_checkpoint", lambda path: megatron)
+    command = ["build", "-m", "CHECKPOINT", "--target", "cpu", "--engine", "openvino", "--prefer", "accuracy", "--plan"]
+    assert main(command) == 0
+    planned = "spanqa build -m CHECKPOINT --target cpu --engine openvino --prefer accuracy -o REPOSITORY"
+    assert planned in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -448,11 +448,12 @@ def test_limits_that_people_set_are_no_damage_and_survive_builds_and_going_back(
         assert 'string_value: "50000"' in preprocess
 
 
-def test_a_limit_that_is_none_is_refused_by_the_check_and_mended_by_a_build(gpu_repository, write_gpu):
+def test_a_limit_that_is_none_is_refused_by_the_check_and_mended_by_a_build(gpu_repository, write_gpu, capsys):
     with_parameters(gpu_repository / contract.QUESTION_ANSWERING / "config.pbtxt", {"max_context_bytes": 10})
     with pytest.raises(RepositoryError, match=r"question_answering: config\.pbtxt: max_context_bytes is 10: give a"):
         check_repository(gpu_repository)
     write_gpu(gpu_repository)
+    assert "config.pbtxt: its limits cannot be kept (" in capsys.readouterr().err
     check_repository(gpu_repository)
     assert limits_of(gpu_repository) == Limits()
 

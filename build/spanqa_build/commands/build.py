@@ -185,7 +185,7 @@ def _plan(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.model) if is_checkpoint(args.model) else open_model(args.model)[0]
     target = target_from_name(args.target)
     wanted = _wanted(args, args.output or Wanted().output)
-    engine, device = args.engine or ENGINES[0], args.device or DEVICES[0]
+    engine, device = (args.target != CPU and args.engine) or ENGINES[0], args.device or DEVICES[0]
     plan = plan_from(checkpoint, target, engine=engine, device=device, wanted=wanted)
     print(json.dumps(plan.as_json(), indent=2) if args.json else table_from_plan(plan))
     return 0
@@ -193,8 +193,14 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace, output: str) -> Wanted:
     data = None if args.data == DEFAULT_DATA else str(args.data)
-    precision = None if args.precision == PRECISIONS[0] else args.precision
-    return Wanted(model=args.model, output=output, data=data, key=args.key, precision=precision)
+    of_cpu = {}
+    if args.target == CPU:
+        of_cpu = {
+            "engine": args.engine,
+            "precision": None if args.precision == PRECISIONS[0] else args.precision,
+            "prefer": None if args.prefer == PREFERENCES[0] else args.prefer,
+        }
+    return Wanted(model=args.model, output=output, data=data, key=args.key, **of_cpu)
 
 
 def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) -> int:

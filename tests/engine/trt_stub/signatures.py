@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 
 _HEAD = re.compile(r"^(?:\d+\. )?(\w*)\((.*)\) -> (.+)$")
 _CAN_BE = {
@@ -18,8 +19,13 @@ _CAN_BE = {
 
 def signatures(function):
     """Every overload, without `self`, as (Signature, name of the class it returns)."""
+    return _signatures_in(function.__doc__ or "")
+
+
+@cache
+def _signatures_in(text):
     found = []
-    for line in (function.__doc__ or "").splitlines():
+    for line in text.splitlines():
         head = _HEAD.match(line)
         if head and "*args, **kwargs" not in line:
             texts = _split(head[2])
