@@ -19,6 +19,7 @@ from spanqa.files import write_atomically
 from spanqa_retrieval.document import Passage, Scalar, as_utf8, label_of
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
+from spanqa_retrieval.read_only import linked
 from spanqa_retrieval.settings import IndexSettings, settings_from_json
 from spanqa_retrieval.tantivy_query import filtered, query_of, schema_of, telling
 from spanqa_retrieval.words import Words
@@ -80,21 +81,24 @@ class TantivyIndex:
         try:
             text = (path / SETTINGS_FILE).read_text(encoding="utf-8")
             self.settings = settings_from_json(text, str(path / SETTINGS_FILE))
-            self._index = tantivy.Index.open(str(path))
+            self._open()
         except (OSError, ValueError) as error:
             if "PermissionDenied" in str(error) or isinstance(error, PermissionError):
-                raise CollectionError(
-                    f"{path}: this user may not read the index, or not write in its folder, which its locks need: give "
-                    "the user both, or a copy"
-                ) from error
+                raise CollectionError(f"{path}: this user may not read the index: let the user read it") from error
             raise CollectionError(f"{path}: the index cannot be read ({error}): index its sources again") from error
         self.words = Words(self.settings.stemmer)
+
+    def _open(self) -> None:
+        self._is_writable = os.access(self.path, os.W_OK)
+        self._index = tantivy.Index.open(str(self.path) if self._is_writable else linked(self.path, self))
         self._index.config_reader(reload_policy="manual")
         self._schema = self._index.schema
-        self.refresh()
+        self._searcher = self._index.searcher()
 
     def refresh(self) -> None:
         """Show the last commit."""
+        if not self._is_writable:
+            self._open()
         self._index.reload()
         self._searcher = self._index.searcher()
 
@@ -127,6 +131,8 @@ class TantivyIndex:
         Raises:
             BusyError: Another process has it open for changes.
         """
+        if not self._is_writable:
+            raise CollectionError(f"{self.path}: this user may not write in the index's folder")
         try:
             writer = self._index.writer(WRITER_BYTES)
         except ValueError as error:

@@ -64,7 +64,8 @@ class Words:
             self._stems.clear()
         lowered, pattern = text.lower(), _ASCII_WORDS
         if not text.isascii():
-            lowered = unicodedata.normalize("NFC", lowered)
+            # A Turkish capital İ becomes small as two characters, i and a dot above it.
+            lowered = unicodedata.normalize("NFC", lowered).replace("i\u0307", "i")
             pattern = _words_of_any_script() if _NOT_SIMPLE.search(lowered) else _SIMPLE_WORDS
         return list(filter(None, map(self._stems.__getitem__, pattern.findall(lowered))))
 

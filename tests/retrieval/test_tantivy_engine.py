@@ -1,10 +1,12 @@
 """An index in a folder: finds what fits, shows whole commits, has one writer, and outlives a kill."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from spanqa_retrieval import read_only
 from spanqa_retrieval.document import Passage
 from spanqa_retrieval.engine import SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
@@ -177,6 +179,31 @@ def test_what_cannot_be_written_is_one_sentence(empty):
 def test_others_may_read_what_the_umask_lets_them(empty):
     filled(empty, a=[passage("x")])
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in empty.path.iterdir() if "lock" not in path.name)
+
+
+def test_a_folder_where_nothing_may_be_written_is_searched_as_it_is_and_follows_commits(empty, monkeypatch):
+    filled(empty, a=[passage("Ten bridges were built.")])
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in empty.path.iterdir())
+    monkeypatch.setattr(read_only.os, "access", lambda path, mode: mode != os.W_OK)
+    index = TantivyIndex(empty.path)
+    assert found(index, "bridge") == ["Ten bridges were built."]
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in empty.path.iterdir()) == before
+    with pytest.raises(CollectionError, match="this user may not write in the index's folder"), index.writer():
+        pass
+    filled(empty, b=[passage("No bridge is left.")])
+    index.refresh()
+    assert len(found(index, "bridge")) == 2
+
+
+def test_words_that_differ_in_unicodes_form_alone_are_one(empty):
+    filled(empty, a=[passage("Un cafe\u0301 à Paris."), passage("हिन्दी में"), passage("İzmir")])
+    for query, text in (
+        ("CAFÉ", "Un cafe\u0301 à Paris."),
+        ("हिन्दी", "हिन्दी में"),
+        ("izmir", "İzmir"),
+        ("İZMİR", "İzmir"),
+    ):
+        assert found(empty, query) == [text]
 
 
 def test_one_writer_at_a_time(empty):
