@@ -26,6 +26,8 @@ from spanqa_server.shared_memory import SHARED_MEMORY
 RELOAD_S = 60.0
 REFUSED_WITHIN_S = 30.0
 FULL_S = 3.0
+REFUSED_S = 5.0
+"""How long a text that finds no shared memory is sent again."""
 JUMPS_S = (86_400, -86_400, 3, 0)
 SETTLED_S = 2.0
 
@@ -136,7 +138,7 @@ def full_shared_memory(setting: Setting, verdict: Verdict) -> None:
             load.wait_for_more()
             big = ("Who?", "word " * 390_000)
             for _ in range(2):
-                with filled(inside), Load(command.url, [big], setting.expected, timeout_s=5.0) as refused:
+                with filled(inside), Load(command.url, [big], setting.expected, timeout_s=REFUSED_S) as refused:
                     time.sleep(FULL_S)
                     refused.wait_for_more(1, timeout_s=10)
                 load.wait_for_more()

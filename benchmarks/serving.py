@@ -23,9 +23,10 @@ from spanqa import contract
 from spanqa.manifest import load_served_tokenizer
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker, Windows, batch_windows
+from spanqa_client.bench.load import Load
+from spanqa_client.bench.perf_analyzer import input_data_from_examples, measure
 from spanqa_client.client import QAClient
 from spanqa_client.options import Options
-from spanqa_client.perf_analyzer import Load, input_data_from_examples, measure
 from spanqa_server.server import Server
 
 CONCURRENCY = 16

@@ -29,9 +29,10 @@ from spanqa_build.gpu_build import GpuBuild
 from spanqa_build.parity import Answers, answers_from_logits, run_torch
 from spanqa_build.targets import target_from_name
 from spanqa_client.answer import Answer
+from spanqa_client.bench.load import Load
+from spanqa_client.bench.perf_analyzer import input_data_from_examples, measure
 from spanqa_client.client import QAClient
 from spanqa_client.options import Options
-from spanqa_client.perf_analyzer import Load, input_data_from_examples, measure
 from spanqa_server.server import Server
 from spanqa_training.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from spanqa_training.inference.evaluation import window_logits

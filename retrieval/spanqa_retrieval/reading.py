@@ -14,7 +14,7 @@ from spanqa_retrieval.readers.reading import read_documents
 from spanqa_retrieval.settings import IndexSettings
 from spanqa_retrieval.sources import PACKED, Source, fingerprint
 
-_CHUNK = 64
+_CHUNK = 128
 """Passages that are handed on at once."""
 
 

@@ -21,13 +21,14 @@ from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
 from spanqa_retrieval.read_only import linked
 from spanqa_retrieval.settings import IndexSettings, settings_from_json
-from spanqa_retrieval.tantivy_query import filtered, query_of, schema_of, telling
+from spanqa_retrieval.tantivy_query import filtered, query_of, register_analyzers, schema_of, telling
 from spanqa_retrieval.words import Words
 
 SETTINGS_FILE = "spanqa.json"
 WRITER_BYTES = 128 << 20
 """Memory that a writer fills before it writes a segment."""
 PASSAGE, RECORD = "passage", "source"
+_KEPT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def is_index(path: Path) -> bool:
@@ -91,6 +92,7 @@ class TantivyIndex:
     def _open(self) -> None:
         self._is_writable = os.access(self.path, os.W_OK)
         self._index = tantivy.Index.open(str(self.path) if self._is_writable else linked(self.path, self))
+        register_analyzers(self._index)
         self._index.config_reader(reload_policy="manual")
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
@@ -166,22 +168,24 @@ class TantivyWriter:
     def add(self, source: str, passages: Iterable[Passage]) -> None:
         """Add passages of a file."""
         words = self._index.words
-        for passage in passages:
-            made = tantivy.Document(
-                kind=PASSAGE,
-                source=source,
-                title=" ".join(words.of(passage.title)),
-                text=" ".join(words.of(passage.text)),
-                stored=f"{_json_of(passage)}\n{passage.text}".encode(),
-            )
-            for key, value in passage.metadata.items():
-                made.add_text("label", label_of(key, value))
-            self._add(made)
+        with self._told():
+            for passage in passages:
+                made = tantivy.Document(
+                    kind=PASSAGE,
+                    source=source,
+                    title=words.spaced(passage.title),
+                    text=words.spaced(passage.text),
+                    stored=f"{_json_of(passage)}\n{passage.text}",
+                )
+                for key, value in passage.metadata.items():
+                    made.add_text("label", label_of(key, value))
+                self._writer.add_document(made)
 
     def finish(self, record: SourceRecord) -> None:
         """Say that all passages of a file are there."""
-        stored = json.dumps(asdict(record), ensure_ascii=False).encode()
-        self._add(tantivy.Document(kind=RECORD, source=record.name, stored=stored))
+        stored = json.dumps(asdict(record), ensure_ascii=False)
+        with self._told():
+            self._writer.add_document(tantivy.Document(kind=RECORD, source=record.name, stored=stored))
 
     def remove(self, source: str) -> None:
         """Take away a file and its passages, finished or not."""
@@ -193,10 +197,6 @@ class TantivyWriter:
         with self._told():
             self._writer.commit()
         self._index.refresh()
-
-    def _add(self, made: tantivy.Document) -> None:
-        with self._told():
-            self._writer.add_document(made)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -214,7 +214,7 @@ def _json_of(passage: Passage) -> str:
     for name in ("title", "metadata", "page_starts", "first_page"):
         if value := getattr(passage, name):
             kept[name] = value
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    return _KEPT.encode(kept)
 
 
 def _passage(found: Any) -> Passage:
@@ -226,8 +226,8 @@ def _passage(found: Any) -> Passage:
 
 def _stored(found: Any) -> tuple[str, str]:
     """Give what is kept of a document: a line of JSON, and the text behind it."""
-    line, _, text = bytes(found.get_first("stored")).partition(b"\n")
-    return line.decode(), text.decode()
+    line, _, text = str(found.get_first("stored")).partition("\n")
+    return line, text
 
 
 def share(path: Path) -> None:

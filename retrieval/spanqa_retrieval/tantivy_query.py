@@ -10,6 +10,8 @@ from spanqa_retrieval.document import Scalar, label_of
 
 ANALYZER = "whitespace"
 """One of tantivy's own: the index gets the words that `Words` makes, with spaces between them."""
+NO_WORDS = "spanqa-none"
+"""Makes no word of a text, which is only kept: tantivy's bytes would do, but take their time on the way from Python."""
 COMMON = 0.5
 """Of the passages: a word that stands in more of them tells little, and costs half of a query's time (measured)."""
 MANY = 1000
@@ -23,8 +25,14 @@ def schema_of() -> tantivy.Schema:
         builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
     for name in ("title", "text"):
         builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq")
-    builder.add_bytes_field("stored", stored=True, indexed=False)
+    builder.add_text_field("stored", tokenizer_name=NO_WORDS, index_option="basic", stored=True)
     return builder.build()
+
+
+def register_analyzers(index: tantivy.Index) -> None:
+    """Tell an index that is to be written what the names in its schema mean."""
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).filter(tantivy.Filter.remove_long(1))
+    index.register_tokenizer(NO_WORDS, builder.build())
 
 
 def telling(searcher: tantivy.Searcher, words: Sequence[str]) -> Sequence[str]:
