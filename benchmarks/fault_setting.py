@@ -103,7 +103,7 @@ class Load:
         items: What to ask, again and again where `endless`.
         expected: What must be answered.
         model_name: The entry.
-        pace_s: Seconds between two questions at least.
+        pace_s: Seconds between two questions at least; PACE_S by default.
         endless: Whether to begin anew after the last one.
         timeout_s: For each question.
     """
@@ -115,11 +115,12 @@ class Load:
         expected: Sequence[Answer],
         *,
         model_name: str = contract.QUESTION_ANSWERING,
-        pace_s: float = PACE_S,
+        pace_s: float | None = None,
         endless: bool = False,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._items, self._expected, self._pace_s, self._endless = items, expected, pace_s, endless
+        self._items, self._expected, self._endless = items, expected, endless
+        self._pace_s = PACE_S if pace_s is None else pace_s
         self._timeout_s = timeout_s
         self._client = QAClient(url, model_name=model_name, connect_timeout_s=timeout_s)
         self._stop = threading.Event()

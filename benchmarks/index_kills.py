@@ -1,7 +1,8 @@
 """kill -9 at random moments of indexing: after the run that follows, every document is there once.
 
 A folder of JSON Lines files is indexed by `spanqa index`, which is killed; the index must open, and what the next run
-leaves must be what an undisturbed run leaves. Commits are made far more often than usual, so that kills meet them.
+leaves must be what an undisturbed run leaves. Commits are made far more often than usual, so that kills meet them,
+and a process of its own reads, as it does where there is much to read.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from spanqa_retrieval.tantivy_engine import TantivyIndex, is_index
 
 CODE = """
 import sys
-from spanqa_retrieval import indexing
+from spanqa_retrieval import indexing, reading_process
 indexing.COMMIT_S = 0.05
+reading_process.WORTH_BYTES = 0
 from spanqa.cli import main
 sys.exit(main(sys.argv[1:]))
 """
