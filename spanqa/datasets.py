@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from spanqa.csv_rows import examples_from_csv, is_csv
 from spanqa.errors import DataError
 from spanqa.examples import Example, Mend, OnDefect, PlacedExample, Reading, checked_examples, raise_defect
 from spanqa.json_fields import Fields, join, shortened
 from spanqa.json_stream import byte_chunks
 from spanqa.squad import examples_from_json
 
-DATASET_FORMATS = "SQuAD JSON, JSON Lines or Parquet, plain or gzipped"
+DATASET_FORMATS = "SQuAD JSON, JSON Lines, CSV or Parquet, plain or gzipped"
 """What a dataset may be, in the words of every command's help; JSON may hold rows as well."""
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -29,7 +30,7 @@ def iter_dataset(
     mend: Mend | None = None,
     check_ids: bool = True,
 ) -> Iterator[Example]:
-    """Read a file's examples in one pass; SQuAD JSON, rows in JSON, JSON Lines or Parquet, plain or gzipped.
+    """Read a file's examples in one pass; SQuAD JSON, rows in JSON, JSON Lines, CSV or Parquet, plain or gzipped.
 
     Args:
         path: The file.
@@ -66,6 +67,8 @@ def iter_placed_dataset(
 
     def examples(report: OnDefect) -> Iterator[PlacedExample]:
         reading = Reading(fields=Fields(path), report=report, require_answers=require_answers, mend=mend)
+        if is_csv(path):
+            return examples_from_csv(path, reading)
         return _examples_from_parquet(path, reading) if _is_parquet(path) else examples_from_json(path, reading)
 
     return checked_examples(path, examples, on_defect, check_ids=check_ids)

@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spanqa_client.answer import Answer, Span
+    from spanqa_client.async_client import AsyncQAClient
     from spanqa_client.client import QAClient
+    from spanqa_client.contexts import ContextAnswer, ContextAnswers
+    from spanqa_client.security import ConnectionSettings
 
-__all__ = ["Answer", "QAClient", "Span"]
+__all__ = ["Answer", "AsyncQAClient", "ConnectionSettings", "ContextAnswer", "ContextAnswers", "QAClient", "Span"]
 
-_MODULES = {"Answer": "answer", "QAClient": "client", "Span": "answer"}
+_MODULES = {
+    "Answer": "answer",
+    "AsyncQAClient": "async_client",
+    "ConnectionSettings": "security",
+    "ContextAnswer": "contexts",
+    "ContextAnswers": "contexts",
+    "QAClient": "client",
+    "Span": "answer",
+}
 
 
 def __getattr__(name: str) -> Any:

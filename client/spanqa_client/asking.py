@@ -1,4 +1,4 @@
-"""What can be asked of a server, as logic without input or output: the sync and the asyncio client are its two faces."""
+"""What can be asked of a server, as logic without input or output; the sync and the asyncio client are its faces."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from spanqa_client.answer import Answer
 from spanqa_client.contexts import ContextAnswers, chunks_of_contexts, ranked_contexts
 from spanqa_client.errors import BadRequest
 from spanqa_client.natural_query import NaturalQueryResponse, natural_query_from_answer
-from spanqa_client.options import Options, check_timeout, pair_from_item, utf8_from_text
+from spanqa_client.options import DEFAULT_TIMEOUT_S, Options, check_timeout, pair_from_item, utf8_from_text
 from spanqa_client.steps import Steps
 
 if TYPE_CHECKING:
-    from spanqa_client.connection import AioConnection, Connection
-
-DEFAULT_TIMEOUT_S = 30.0
-DEFAULT_CONNECT_TIMEOUT_S = 5.0
-DEFAULT_CONCURRENCY = 16
+    from spanqa_client.connection import Opened
 
 
 class Asking:
@@ -31,7 +27,7 @@ class Asking:
         model_name: The model to ask.
     """
 
-    def __init__(self, connection: Connection | AioConnection, model_name: str = QUESTION_ANSWERING) -> None:
+    def __init__(self, connection: Opened, model_name: str = QUESTION_ANSWERING) -> None:
         self.connection, self.model_name = connection, model_name
 
     def check(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Steps[None]:
@@ -185,9 +181,7 @@ class Asking:
         return answers_from_response(response, n_rows=len(texts), latency_ms=latency_ms)
 
 
-def _options(
-    top_n: int, no_answer_threshold: float | None, max_answer_tokens: int | None, distinct: bool
-) -> Options:
+def _options(top_n: int, no_answer_threshold: float | None, max_answer_tokens: int | None, distinct: bool) -> Options:
     return Options(
         top_n=top_n, no_answer_threshold=no_answer_threshold, max_answer_tokens=max_answer_tokens, distinct=distinct
     )

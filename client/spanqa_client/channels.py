@@ -10,7 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from spanqa_client.handshake import pem_from
-from spanqa_client.security import ConnectionSettings, Token
+from spanqa_client.security import ConnectionSettings, Token, is_loopback
 from spanqa_client.servers import EVERY_ADDRESS, Server
 
 _OPTIONS = (
@@ -23,7 +23,7 @@ _OPTIONS = (
     # In spite of its name: how long one attempt may take, a handshake across an ocean too.
     ("grpc.min_reconnect_backoff_ms", 5000),
 )
-_IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}]}
+_IN_TURN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 
 class Channels:
@@ -66,6 +66,9 @@ class Channels:
         more: list[tuple[str, Any]] = []
         if server.url.startswith(EVERY_ADDRESS):
             more.append(("grpc.service_config", json.dumps(_IN_TURN)))
+        if is_loopback(server.host):
+            # What stays on this machine, perhaps a token in the open, must not go through a proxy of the environment.
+            more.append(("grpc.enable_http_proxy", 0))
         if settings.authority is not None:
             more.append(("grpc.default_authority", settings.authority))
             if self._credentials is not None:

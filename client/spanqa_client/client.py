@@ -1,24 +1,23 @@
-"""Asking a spanqa server: `QAClient` waits for its answers, `AsyncQAClient` is awaited; what they do is `Asking`."""
+"""Asking a spanqa server and waiting for its answers: `QAClient`, the face of `Asking` that blocks."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spanqa.contract import QUESTION_ANSWERING
 from spanqa.errors import SpanqaError
 from spanqa_client.answer import Answer
-from spanqa_client.asking import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY
-from spanqa_client.asking import DEFAULT_CONNECT_TIMEOUT_S as DEFAULT_CONNECT_TIMEOUT_S
-from spanqa_client.asking import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
 from spanqa_client.asking import Asking
-from spanqa_client.connection import AioConnection, Connection
-from spanqa_client.faces import awaiting, blocking
+from spanqa_client.connection import Connection
+from spanqa_client.faces import blocking
 from spanqa_client.many import answers_as_completed, answers_in_order, with_progress
-from spanqa_client.many_async import answers_as_completed_async, answers_in_order_async, with_progress_async
-from spanqa_client.options import Run
+from spanqa_client.options import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY
+from spanqa_client.options import DEFAULT_CONNECT_TIMEOUT_S as DEFAULT_CONNECT_TIMEOUT_S
+from spanqa_client.options import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
+from spanqa_client.options import HowMany, Run
 from spanqa_client.security import ConnectionSettings
 from spanqa_client.servers import DEFAULT_URL as DEFAULT_URL
 
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Pair = tuple[str, str]
-Pairs = Iterable[Pair] | AsyncIterable[Pair]
-
-
-class HowMany(TypedDict, total=False):
-    """The other arguments of `ask_many`; `Run` has their meanings."""
-
-    concurrency: int
-    progress: bool
-    top_n: int
-    no_answer_threshold: float | None
-    max_answer_tokens: int | None
-    distinct: bool
-    timeout_s: float
 
 
 class QAClient:
@@ -72,7 +58,8 @@ class QAClient:
         self._connection = Connection(
             url, connect_timeout_s=connect_timeout_s, settings=connection, credentials=credentials
         )
-        self.asking = Asking(self._connection, model_name)
+        self._asking = Asking(self._connection, model_name)
+        self.model_name = model_name
 
     def __enter__(self) -> QAClient:
         return self
@@ -157,7 +144,7 @@ class QAClient:
             ClientError: The server cannot be reached, refused or failed.
         """
         run = Run.of(on_error=on_error, **how)
-        asking, connection = self.asking, self._connection
+        asking, connection = self._asking, self._connection
 
         def ask(item: Pair, stop: threading.Event) -> Answer:
             return connection.run(asking.rows([item], run.options, run.timeout_s), stop)[0]

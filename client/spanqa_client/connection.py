@@ -1,8 +1,7 @@
-"""The two faces of the logic of asking: its steps carried out by threads that wait, or by an event loop."""
+"""The channels of a client, and the steps of asking carried out by threads that wait."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Channels:
+class Opened:
     """What both faces have: servers, and a channel to each as soon as it is needed.
 
     gRPC is imported with the first call: who only imports the package, or reads a command's help, does not wait for it.
@@ -75,17 +74,25 @@ class _Channels:
         Raises:
             ClientError: The client is closed.
         """
-        if self._attempts is None:
-            with self._lock:
+        if self._is_closed:
+            raise ClientError("the client is closed: make a new one")
+        return self._attempts or self._prepared()
+
+    def _prepared(self) -> Attempts:
+        with self._lock:
+            if self._attempts is None:
                 from spanqa_client.channels import Channels, is_live
 
                 self._channels = Channels(self.settings, self._token, self._credentials)
                 self._attempts = Attempts(self.servers, connect_timeout_s=self._connect_timeout_s, is_live=is_live)
-        if self._is_closed:
-            raise ClientError("the client is closed: make a new one")
-        return self._attempts
+            return self._attempts
 
-    def _stub(self, server: Server) -> Any:
+    def stub(self, server: Server) -> Any:
+        """Give the service's stub of a server.
+
+        Raises:
+            ClientError: The client is closed.
+        """
         opened = self._opened.get(server)
         if opened is None:
             with self._lock:
@@ -95,12 +102,13 @@ class _Channels:
                 self._opened[server] = opened
         return opened[1]
 
-    def _failure(self, error: grpc.RpcError) -> CallFailed:
+    def failure(self, error: grpc.RpcError) -> CallFailed:
+        """Give gRPC's error as the logic of asking takes it."""
         return CallFailed(error.code().name, error.details() or "", error, is_closed=self._is_closed)
 
 
-class Connection(_Channels):
-    """Channels to one or several Triton servers. Safe to use from several threads; arguments as `_Channels`."""
+class Connection(Opened):
+    """Channels to one or several Triton servers. Safe to use from several threads; arguments as `Opened`."""
 
     def __init__(self, url: str | Sequence[str], **settings: Any) -> None:
         super().__init__(url, **settings)
@@ -154,73 +162,10 @@ class Connection(_Channels):
 
             return handshake_fault(step.server, self.settings, step.wait_s)
         try:
-            return step.send(self._stub(step.server), step.left_s)
+            return step.send(self.stub(step.server), step.left_s)
         except grpc.RpcError as error:
-            raise self._failure(error) from error
+            raise self.failure(error) from error
         except ValueError as error:  # gRPC's word for a closed channel
-            if self._is_closed:
-                raise ClientError("the client is closed: make a new one") from error
-            raise
-
-
-class AioConnection(_Channels):
-    """Channels to one or several Triton servers, for one event loop; arguments as `_Channels`."""
-
-    _is_async = True
-    _loop: asyncio.AbstractEventLoop | None = None
-
-    async def close(self) -> None:
-        """Close the channels; calls in flight fail."""
-        self._is_closed = True
-        for channel, _ in self._opened.values():
-            await channel.close()
-
-    async def run(self, steps: Steps[T]) -> T:
-        """Carry steps out.
-
-        Args:
-            steps: The steps.
-        """
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        if self._loop is not loop:
-            raise ClientError("the client belongs to another event loop: make one in each")
-        with contextlib.closing(steps):
-            value, failed = None, None
-            while True:
-                try:
-                    step = steps.send(value) if failed is None else steps.throw(failed)
-                except StopIteration as done:
-                    result: T = done.value
-                    return result
-                value, failed = None, None
-                try:
-                    value = await self._perform(step)
-                except CallFailed as error:
-                    failed = error
-
-    async def _perform(self, step: Send | Pause | Probe) -> Any:
-        import grpc
-
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.wait_s)
-            return self._is_closed
-        if isinstance(step, Probe):
-            from spanqa_client.handshake import handshake_fault
-
-            return await asyncio.to_thread(handshake_fault, step.server, self.settings, step.wait_s)
-        stub = self._stub(step.server)
-        try:
-            return await step.send(stub, step.left_s)
-        except grpc.RpcError as error:
-            raise self._failure(error) from error
-        except asyncio.CancelledError as error:
-            # A channel that is closed cancels its calls; so does whoever waits for this one, and that goes on its way.
-            if self._is_closed:
-                raise ClientError("the client was closed while it was asking") from error
-            raise
-        except grpc.aio.UsageError as error:
             if self._is_closed:
                 raise ClientError("the client is closed: make a new one") from error
             raise

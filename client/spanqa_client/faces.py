@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,11 +18,11 @@ def blocking(logic: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concate
     """Make a method that waits for the result.
 
     Args:
-        logic: A method of `Asking`; the class has one as `asking`.
+        logic: A method of `Asking`; the class has one as `_asking`.
     """
 
     def method(self: Any, *args: P.args, **keywords: P.kwargs) -> T:
-        asking = self.asking
+        asking = self._asking
         result: T = asking.connection.run(logic(asking, *args, **keywords))
         return result
 
@@ -32,7 +33,7 @@ def awaiting(logic: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concate
     """Make a method that is awaited; arguments as `blocking`."""
 
     async def method(self: Any, *args: P.args, **keywords: P.kwargs) -> T:
-        asking = self.asking
+        asking = self._asking
         result: T = await asking.connection.run(logic(asking, *args, **keywords))
         return result
 
@@ -42,8 +43,8 @@ def awaiting(logic: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[Concate
 def _documented(method: Any, logic: Any) -> Any:
     for name in WRAPPER_ASSIGNMENTS:
         setattr(method, name, getattr(logic, name))
-    # `help` and `inspect.signature` read these; what comes out of the steps is the method's result.
-    method.__wrapped__ = logic
+    # What comes out of the steps is the method's result, also for `help`.
     result = str(logic.__annotations__[_RESULT]).removeprefix("Steps[").removesuffix("]")
     method.__annotations__ = {**logic.__annotations__, _RESULT: result}
+    method.__signature__ = inspect.signature(logic).replace(return_annotation=result)
     return method

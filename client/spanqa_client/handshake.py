@@ -73,22 +73,31 @@ def handshake_fault(server: Server, settings: ConnectionSettings, wait_s: float)
         ):
             if not settings.is_secure:
                 return f"{server.url}: the server speaks TLS alone: ask it with TLS (a CA file, or tls)"
-            # In TLS 1.3 a server says only after the handshake what it thinks of the client's certificate.
-            secured.recv(1)
+            # In TLS 1.3 a server looks at the client's certificate only after the client's part of the handshake: it
+            # then speaks HTTP/2, or ends the connection, with an alert or without.
+            return "" if _speaks(secured) else _of_certificate(server, settings)
     except ssl.SSLError as error:
-        alert = "ALERT" in (error.reason or "")
-        return _of_alert(server, settings, str(error.reason)) if settings.is_secure and alert else ""
+        is_told = settings.is_secure and "ALERT" in (error.reason or "")
+        return _of_certificate(server, settings) if is_told else ""
     except OSError:
-        pass
-    return ""
+        return ""
 
 
-def _of_alert(server: Server, settings: ConnectionSettings, reason: str) -> str:
+def _speaks(secured: ssl.SSLSocket) -> bool:
+    try:
+        return bool(secured.recv(1))
+    except TimeoutError:
+        return True  # it keeps the connection
+    except OSError:
+        return False
+
+
+def _of_certificate(server: Server, settings: ConnectionSettings) -> str:
     if settings.certificate_file is None:
-        return f"{server.url}: the server wants a client's certificate ({reason}): give one, with its key"
+        return f"{server.url}: the server wants a client's certificate: give one, with its key"
     return (
-        f"{server.url}: the server does not take the client's certificate {settings.certificate_file} ({reason}): give "
-        "one that is signed by a CA of the server's"
+        f"{server.url}: the server does not take the client's certificate {settings.certificate_file}: give one that "
+        "is signed by a CA of the server's, and in its time"
     )
 
 

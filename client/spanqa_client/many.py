@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spanqa.errors import SpanqaError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Said = TypeVar("Said")
 """What is said to one item."""
@@ -29,7 +32,7 @@ def answers_in_order(
     """
     stop = threading.Event()
     waiting: deque[Future[Said]] = deque()
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="spanqa-ask") as pool:
+    with _pool(concurrency) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(ask, item, stop))
@@ -49,16 +52,19 @@ def answers_as_completed(
     """Ask about every item and give each answer as it comes, with the item's place; arguments as `answers_in_order`."""
     stop = threading.Event()
     waiting: dict[Future[Said], int] = {}
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="spanqa-ask") as pool:
+    done: SimpleQueue[Future[Said]] = SimpleQueue()
+    with _pool(concurrency) as pool:
         try:
             for index, item in enumerate(items):
-                waiting[pool.submit(ask, item, stop)] = index
-                is_full = len(waiting) >= 2 * concurrency
-                for future in wait(waiting, 0 if not is_full else None, FIRST_COMPLETED).done:
+                future = pool.submit(ask, item, stop)
+                waiting[future] = index
+                future.add_done_callback(done.put)
+                while len(waiting) >= AHEAD * concurrency or not done.empty():
+                    future = done.get()
                     yield waiting.pop(future), _outcome(future, raises)
             while waiting:
-                for future in wait(waiting, None, FIRST_COMPLETED).done:
-                    yield waiting.pop(future), _outcome(future, raises)
+                future = done.get()
+                yield waiting.pop(future), _outcome(future, raises)
         finally:
             stop.set()
             for future in waiting:
@@ -86,6 +92,14 @@ def progress_bar(items: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=len(items) if isinstance(items, Sized) else None, unit="q", disable=None)
+
+
+def _pool(concurrency: int) -> ThreadPoolExecutor:
+    from concurrent.futures import (
+        ThreadPoolExecutor,
+    )  # with it comes logging: who only imports the client need not wait
+
+    return ThreadPoolExecutor(concurrency, thread_name_prefix="spanqa-ask")
 
 
 def _outcome(future: Future[Any], raises: bool) -> Any:

@@ -130,7 +130,7 @@ async def answers_in_order_async(
         await _end(run.workers)
 
 
-async def _end(workers: list[asyncio.Future[None]]) -> None:
+async def _end(workers: list[asyncio.Task[None]]) -> None:
     for worker in workers:
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)

@@ -1,13 +1,17 @@
-"""The options of a question, and what the client refuses before sending."""
+"""The options of a question and of many, and what the client refuses before sending."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from spanqa.contract import DEFAULT_TOP_N, MAX_TOP_N
 from spanqa.errors import InputError
 
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_CONNECT_TIMEOUT_S = 5.0
+DEFAULT_CONCURRENCY = 16
 _INT32_MAX = 2**31 - 1
 
 
@@ -38,6 +42,71 @@ class Options:
             isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold)
         ):
             raise InputError(f"no_answer_threshold is {threshold!r}: give a number, or None for the model's own")
+
+
+class HowMany(TypedDict, total=False):
+    """Arguments of `ask_many` beside the items; `Run` has their meanings."""
+
+    concurrency: int
+    progress: bool
+    top_n: int
+    no_answer_threshold: float | None
+    max_answer_tokens: int | None
+    distinct: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How many questions are to be asked.
+
+    Args:
+        options: How each is to be answered.
+        concurrency: Most questions in flight.
+        raises: Whether the first failed question ends it all, or its error stands in its place.
+        progress: Whether to show progress on stderr where that is a terminal.
+        timeout_s: For each question, connecting and retries included.
+    """
+
+    options: Options
+    concurrency: int
+    raises: bool
+    progress: bool
+    timeout_s: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        on_error: str = "raise",
+        concurrency: int = DEFAULT_CONCURRENCY,
+        progress: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        top_n: int = DEFAULT_TOP_N,
+        no_answer_threshold: float | None = None,
+        max_answer_tokens: int | None = None,
+        distinct: bool = False,
+    ) -> Run:
+        """Make it of the arguments of `ask_many`.
+
+        Raises:
+            InputError: One is not what it must be.
+        """
+        options = Options(
+            top_n=top_n, no_answer_threshold=no_answer_threshold, max_answer_tokens=max_answer_tokens, distinct=distinct
+        )
+        check_timeout(timeout_s)
+        if type(concurrency) is not int or concurrency < 1:
+            raise InputError(f"concurrency is {concurrency!r}: give a whole number of at least 1")
+        if on_error not in ("raise", "return"):
+            raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
+        return cls(
+            options=options,
+            concurrency=concurrency,
+            raises=on_error == "raise",
+            progress=progress,
+            timeout_s=timeout_s,
+        )
 
 
 def utf8_from_text(name: str, text: object) -> bytes:
@@ -85,18 +154,6 @@ def pair_from_item(item: tuple[str, str]) -> tuple[str, str]:
     except (TypeError, ValueError) as error:
         raise InputError(f"an item is of type {type(item).__name__}: give (question, context) pairs") from error
     return question, context
-
-
-def check_run(concurrency: object, on_error: object) -> None:
-    """Refuse settings of a run of many questions.
-
-    Raises:
-        InputError: One is not what it must be.
-    """
-    if type(concurrency) is not int or concurrency < 1:
-        raise InputError(f"concurrency is {concurrency!r}: give a whole number of at least 1")
-    if on_error not in ("raise", "return"):
-        raise InputError(f"on_error is {on_error!r}: give 'raise' or 'return'")
 
 
 def _check_int(name: str, value: object, highest: int) -> None:

@@ -16,7 +16,20 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     Raises:
         DataError: Naming the file, the id and what is wrong.
     """
-    predictions = _read_object(path, '{"question id": "answer text"}')
+    return predictions_from_document(path, read_json(path))
+
+
+def predictions_from_document(path: str | Path, document: object) -> dict[str, str]:
+    """Read predictions from parsed JSON.
+
+    Args:
+        path: Its file, for errors.
+        document: The JSON.
+
+    Raises:
+        DataError: As `read_predictions`.
+    """
+    predictions = _checked_object(path, document, '{"question id": "answer text"}')
     for key, text in predictions.items():
         if type(text) is not str:
             raise DataError(f'{path}: {key!r}: expected a text, got {text!r}: use "" for no answer')
@@ -29,16 +42,15 @@ def read_na_probs(path: str | Path) -> dict[str, float]:
     Raises:
         DataError: Naming the file, the id and what is wrong.
     """
-    na_probs = _read_object(path, '{"question id": number}')
+    na_probs = _checked_object(path, read_json(path), '{"question id": number}')
     for key, value in na_probs.items():
         if type(value) not in (int, float) or math.isnan(value):
             raise DataError(f"{path}: {key!r}: expected a number, got {value!r}")
     return na_probs
 
 
-def _read_object(path: str | Path, wanted: str) -> dict[str, Any]:
-    document = read_json(path)
-    if type(document) is not dict:
+def _checked_object(path: str | Path, document: object, wanted: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
         raise DataError(
             f"{path}: expected one object {wanted}, got {'a list' if type(document) is list else 'a value'}"
         )

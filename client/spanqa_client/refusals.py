@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from spanqa_client.errors import (
     BadRequest,
     ClientError,
-    TrustError,
     ProtocolError,
     ServerFault,
     ServerUnavailable,
     Timeout,
+    TrustError,
 )
 from spanqa_client.steps import CallFailed
 

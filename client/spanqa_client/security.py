@@ -84,7 +84,7 @@ class ConnectionSettings:
             InputError: It would.
         """
         for host in hosts if self.token is not None and not self.is_secure else ():
-            if not _is_loopback(host):
+            if not is_loopback(host):
                 raise InputError(
                     f"a token for {host} would travel open to anybody on the way: connect with TLS (a CA file, or tls)"
                 )
@@ -142,7 +142,8 @@ def _checked(text: str, origin: str) -> str:
     return token
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this very machine, whatever its table of names says."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:

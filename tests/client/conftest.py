@@ -1,5 +1,7 @@
 """A fake Triton: a real gRPC server with its service, whose model finds the question's last word in the context."""
 
+import asyncio
+import importlib.util
 import math
 import struct
 import threading
@@ -13,7 +15,12 @@ import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from spanqa import contract
+from spanqa_client.async_client import AsyncQAClient
+from spanqa_client.client import QAClient
 
+_SPEC = importlib.util.spec_from_file_location("certificates", Path(__file__).with_name("certificates.py"))
+certificates = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(certificates)
 MODEL = contract.QUESTION_ANSWERING
 _DATA_TYPES = {
     "BYTES": model_config_pb2.TYPE_STRING,
@@ -29,7 +36,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     `script` holds (status code, details) pairs or callables that change a response; each request takes one.
     """
 
-    def __init__(self):
+    def __init__(self, credentials=None):
+        self.credentials = credentials
+        self.metadata = []
         self.script = deque()
         self.threshold = 1.5
         self.version = "1"
@@ -44,7 +53,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(ThreadPoolExecutor(64), options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port or 0}")
+        address = f"127.0.0.1:{self.port or 0}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         self._server.start()
 
     def stop(self):
@@ -60,6 +73,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.most_in_flight = max(self.most_in_flight, self.n_in_flight)
             inputs = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             self.requests.append(inputs)
+            self.metadata.append(dict(context.invocation_metadata()))
             unknown = request.model_name != MODEL
             step = self.script.popleft() if self.script else None
         try:
@@ -158,5 +172,101 @@ def triton():
 
 
 @pytest.fixture
+def start_triton():
+    """Starts fakes, and stops them in the end."""
+    servers = []
+
+    def start(credentials=None):
+        servers.append(FakeTriton(credentials))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+class AwaitedClient:
+    """An AsyncQAClient in a loop of its own, called as a QAClient is: what holds for one face is held for the other."""
+
+    def __init__(self, *arguments, **options):
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncQAClient(*arguments, **options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+    def ask_many(self, items, **options):
+        async def collected():
+            return [outcome async for outcome in self._client.ask_many(items, **options)]
+
+        return self._loop.run_until_complete(collected())
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+        return lambda *arguments, **options: self._loop.run_until_complete(method(*arguments, **options))
+
+
+@pytest.fixture(params=[QAClient, AwaitedClient], ids=["sync", "asyncio"])
+def face(request):
+    """The class of a client: each face in its turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def authority_class():
+    """What makes certificates; a file of its own, since tests cannot import each other."""
+    return certificates.Authority
+
+
+@pytest.fixture
 def data():
     return Path(__file__).parents[1] / "data" / "squad"
+
+
+def _read_rows(servicer, margins):
+    """Lets the fake answer a request of several rows, with the margin that each context begins with."""
+
+    def infer(request, _context):
+        texts = []
+        for raw in request.raw_input_contents[-2:]:
+            found, at = [], 0
+            while at < len(raw):
+                (size,) = struct.unpack_from("<I", raw, at)
+                found.append(raw[at + 4 : at + 4 + size].decode())
+                at += 4 + size
+            texts.append(found)
+        servicer.requests.append(texts)
+        contexts = texts[1]
+        n_rows = len(contexts)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        margin = [margins(context) for context in contexts]
+        words = [context.split()[0].encode() for context in contexts]
+        columns = {
+            contract.ANSWER: b"".join(struct.pack("<I", len(word)) + word for word in words),
+            contract.SCORE: struct.pack(f"<{n_rows}f", *[0.5] * n_rows),
+            contract.CHAR_START: struct.pack(f"<{n_rows}i", *[0] * n_rows),
+            contract.CHAR_END: struct.pack(f"<{n_rows}i", *map(len, words)),
+            contract.LOGIT: struct.pack(f"<{n_rows}f", *[5.0] * n_rows),
+            contract.NO_ANSWER_MARGIN: struct.pack(f"<{n_rows}f", *margin),
+            contract.HAS_ANSWER: struct.pack(f"<{n_rows}?", *[value <= 0 for value in margin]),
+            contract.QUESTION_TRUNCATED: struct.pack(f"<{n_rows}?", *[False] * n_rows),
+        }
+        for tensor, raw in columns.items():
+            response.outputs.add(name=tensor.name, datatype=tensor.dtype, shape=[n_rows, 1])
+            response.raw_output_contents.append(raw)
+        return response
+
+    servicer.ModelInfer = infer
+
+
+@pytest.fixture
+def ranking(triton):
+    """A fake whose margin for a context is the number that it begins with."""
+    triton.stop()
+    _read_rows(triton, lambda context: float(context.split()[0]))
+    triton.start()
+    return triton

@@ -17,7 +17,8 @@ _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.
 def perf_analyzer_path() -> str:
     """Find the program: the one of this environment, else the one on PATH.
 
-    It is tritonclient 2.50's: the package perf-analyzer is empty, and tritonclient leaves it out from 2.61 on.
+    It is tritonclient 2.50's: the package perf-analyzer is empty, tritonclient 2.55 to 2.60 bring one that needs glibc
+    2.38 where we support 2.35, and later ones bring none.
 
     Raises:
         BenchError: There is none.

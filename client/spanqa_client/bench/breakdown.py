@@ -17,7 +17,7 @@ from spanqa.errors import InputError
 STAGES = ("tokenise", "network", "decode")
 _TIMEOUT_S = 5.0
 _DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
-_SAMPLE = re.compile(r'^(spanqa_questions_total|spanqa_stage_seconds_total)\{([^}]*)\}\s+(\S+)', re.MULTILINE)
+_SAMPLE = re.compile(r"^(spanqa_questions_total|spanqa_stage_seconds_total)\{([^}]*)\}\s+(\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 Snapshot = Mapping[tuple[str, str], Mapping[str, int]]
@@ -36,7 +36,8 @@ class ModelTimes:
         server_ms: From receiving a request until the model is done with it.
         queue_ms: Waiting for a batch.
         input_ms: Handing the inputs over.
-        compute_ms: Running. Models that answer later than they return, as `question_answering`, show only the taking in.
+        compute_ms: Running. A model that answers after it has returned, as `question_answering` does, shows only its
+            taking in.
         output_ms: Handing the outputs over.
         n_cache_hits: Answers that came out of Triton's response cache.
     """
@@ -62,7 +63,7 @@ class StageTimes:
     decode_ms: float
 
 
-def model_snapshot(stub: Any) -> Snapshot:  # noqa: ANN401 - a generated class
+def model_snapshot(stub: Any) -> Snapshot:
     """Read Triton's statistics of all models; nothing where it keeps none.
 
     Args:

@@ -1,7 +1,7 @@
 """Our own load: open loops of random arrivals, and closed loops that go on through errors.
 
-perf_analyzer's open loop has the same arrivals in every run, times a request from when it was sent rather than from when
-it was due, and stops sending while it waits for the answers of a window.
+perf_analyzer's open loop has the same arrivals in every run, times a request from when it was sent rather than from
+when it was due, and stops sending while it waits for the answers of a window.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
+from spanqa_client.bench.load import Load
 from spanqa_client.bench.measurement import Round, percentiles
+from spanqa_client.channels import Channels, WithToken
 from spanqa_client.errors import BenchError
+from spanqa_client.security import Token
+from spanqa_client.servers import Server
 
 LATE_S = 0.01
 _LEAD_S = 0.05
 _PAUSE_AFTER_ERROR_S = 0.05
-_SIZES = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +58,16 @@ class Generator:
     """Sends requests over and over without waiting for answers; a context manager, whose end cancels what is in flight.
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        load: The server.
         requests: What is sent, in order, over and over.
         timeout_s: For one request.
     """
 
-    def __init__(self, url: str, requests: Sequence[service_pb2.ModelInferRequest], *, timeout_s: float) -> None:
-        self._channel = grpc.insecure_channel(url, options=_SIZES)
-        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def __init__(self, load: Load, requests: Sequence[service_pb2.ModelInferRequest], *, timeout_s: float) -> None:
+        settings = load.connection
+        self._channel, self._stub = Channels(settings, None, None).open(Server(url=load.url), is_async=False)
+        self._token = None if settings.token is None else Token(settings.token, settings.token_header)
+        self.stub: Any = self._stub if self._token is None else WithToken(self._stub, self._token)
         self._requests = cycle(requests)
         self._timeout_s = timeout_s
         self._outcomes: deque[Outcome] = deque()
@@ -139,10 +144,11 @@ class Generator:
         with self._changed:
             self._n_in_flight += 1
         sent_s = time.perf_counter()
-        call = self.stub.ModelInfer.future(next(self._requests), timeout=self._timeout_s)
+        metadata = None if self._token is None else self._token.metadata()
+        call = self._stub.ModelInfer.future(next(self._requests), timeout=self._timeout_s, metadata=metadata)
         call.add_done_callback(lambda done: self._done(due_s, sent_s, done))
 
-    def _done(self, due_s: float, sent_s: float, call: Any) -> None:  # noqa: ANN401 - gRPC's future
+    def _done(self, due_s: float, sent_s: float, call: Any) -> None:
         done_s, code = time.perf_counter(), call.code()
         error = "" if code is grpc.StatusCode.OK else f"{code.name}: {call.details()}"
         self._is_failing = bool(error)

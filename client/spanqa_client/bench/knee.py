@@ -35,10 +35,12 @@ def knee_sentence(measurements: Sequence[Measurement]) -> str | None:
     beyond = ""
     if best.level != found.level:
         more = 100 * (best.questions_per_s / found.questions_per_s - 1)
-        beyond = f"; {best.level} gives {more:.0f} % more questions/s at {best.mean_ms / found.mean_ms:.1f} times the latency"
+        times = best.mean_ms / found.mean_ms
+        beyond = f"; {best.level} gives {more:.0f} % more questions/s at {times:.1f} times the latency"
     edge = ""
     if found.level == measurements[-1].level:
-        edge = "; it is the last level measured, so it may lie higher"
-    return (
-        f"knee: {found.level} ({found.questions_per_s:.1f} questions/s, p95 {found.p95_ms:.0f} ms), {rule}{beyond}{edge}"
-    )
+        edge = "; it is the highest load measured, so the knee may lie higher"
+    elif found.level == measurements[0].level and found.concurrency != 1:
+        edge = "; it is the lowest load measured, so the knee may lie lower"
+    figures = f"{found.questions_per_s:.1f} questions/s, p95 {found.p95_ms:.0f} ms"
+    return f"knee: {found.level} ({figures}), {rule}{beyond}{edge}"

@@ -65,6 +65,11 @@ class Round:
     stages: StageTimes | None = None
 
     @property
+    def stable(self) -> bool:
+        """Whether the throughput of its windows agreed within 15 %."""
+        return _agree(self.window_questions_per_s)
+
+    @property
     def keeps_up(self) -> bool:
         """Whether the server answered about as fast as requests came."""
         return self.n_waiting <= _FEW_WAITING + _KEEPING_UP * (self.n_questions + self.n_errors)
@@ -108,14 +113,11 @@ def measurement_from_rounds(level: Level, rounds: Sequence[Round]) -> Measuremen
         level: How hard the server was pressed.
         rounds: At least one.
     """
-    rates = [one.questions_per_s for one in rounds]
-    if len(rounds) == 1 and rounds[0].window_questions_per_s:
-        rates = list(rounds[0].window_questions_per_s)
     means = {name: fmean(getattr(one, name) for one in rounds) for name in METRICS}
     return Measurement(
         concurrency=level.concurrency,
         rate=level.rate,
-        stable=max(rates) <= _STABLE_RATIO * min(rates),
+        stable=rounds[0].stable if len(rounds) == 1 else _agree([one.questions_per_s for one in rounds]),
         rounds=tuple(rounds),
         **means,
     )
@@ -132,7 +134,7 @@ def percentiles(latencies_ms: Sequence[float]) -> tuple[float, float, float]:
     return low, high, highest
 
 
-def measurement_from_json(entry: Any) -> Measurement:  # noqa: ANN401 - what a file holds
+def measurement_from_json(entry: Any) -> Measurement:
     """Read a measurement as `dataclasses.asdict` gives it.
 
     Raises:
@@ -143,6 +145,10 @@ def measurement_from_json(entry: Any) -> Measurement:  # noqa: ANN401 - what a f
         return Measurement(**{**entry, "rounds": rounds})
     except (KeyError, TypeError) as error:
         raise DataError(f"it has no measurement of repeated rounds ({error})") from error
+
+
+def _agree(rates: Sequence[float]) -> bool:
+    return not rates or max(rates) <= _STABLE_RATIO * min(rates)
 
 
 def _round_from_json(entry: dict[str, Any]) -> Round:

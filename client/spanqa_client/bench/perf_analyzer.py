@@ -9,18 +9,17 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from tritonclient.grpc import service_pb2
 
 from spanqa import contract
 from spanqa.squad import Example
 from spanqa_client.bench.binary import environment_with_libraries, missing_library, perf_analyzer_path
+from spanqa_client.bench.interruption import interruptions_held
+from spanqa_client.bench.load import Load, served_version
 from spanqa_client.bench.measurement import Round
-from spanqa_client.connection import Connection
 from spanqa_client.errors import BenchError
 from spanqa_client.options import Options
+from spanqa_client.security import ConnectionSettings
 from spanqa_client.wire import raw_options
 
 N_WINDOWS = 3
@@ -30,24 +29,10 @@ _ANY_PERCENT = 100_000
 _WINDOW_STRETCH = 1.2
 """What perf_analyzer makes of the length of a window."""
 _TAIL_LINES = 4
-_METADATA_TIMEOUT_S = 5.0
+_NONE_ANSWERED = "No valid requests recorded"
+_REFUSED = "had error"
 _PASS = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 _COUNT = re.compile(r"Client:\s+Request count: (\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What is measured.
-
-    Args:
-        url: host:port of the server's gRPC endpoint.
-        model_name: The model to ask.
-        window_s: Length of one of three windows.
-    """
-
-    url: str
-    model_name: str
-    window_s: float
 
 
 def input_data_from_examples(examples: Sequence[Example], options: Options) -> str:
@@ -75,7 +60,7 @@ def measure(load: Load, input_data: str, concurrency: int) -> Round:
         concurrency: Requests in flight.
 
     Raises:
-        BenchError: perf_analyzer is not installed, cannot run, or failed.
+        BenchError: perf_analyzer is not installed, cannot run or connect so, or failed.
         ClientError: The server does not tell the model's version.
     """
     with tempfile.TemporaryDirectory(prefix="spanqa-bench-") as folder_name:
@@ -86,51 +71,78 @@ def measure(load: Load, input_data: str, concurrency: int) -> Round:
             *[perf_analyzer_path(), "-m", load.model_name, "-x", served_version(load), "-u", load.url, "-i", "grpc"],
             *["--async", "--input-data", str(folder / "input.json"), "--concurrency-range", str(concurrency)],
             *["--measurement-interval", str(max(round(load.window_s * 1000), 1)), "--max-trials", str(N_WINDOWS)],
+            *connection_arguments(load.connection),
             *["--stability-percentage", str(_ANY_PERCENT), "-v", "--verbose-csv", "-f", str(report)],
         ]
-        done = _run(command, folder, N_WINDOWS * _WINDOW_STRETCH * load.window_s * 2 + 60)
-        output = done.stdout + done.stderr
-        if done.returncode or not report.is_file():
+        status, output = _run(command, folder, N_WINDOWS * _WINDOW_STRETCH * load.window_s * 2 + 60)
+        if status or not report.is_file():
             tail = " | ".join(output.strip().splitlines()[-_TAIL_LINES:])
+            if _NONE_ANSWERED in output and _REFUSED not in output:
+                raise BenchError(
+                    f"no question was answered within a window of {load.window_s:g} s at concurrency {concurrency}: "
+                    "give a longer --window-s"
+                )
             raise BenchError(
                 missing_library(output)
-                or f"perf_analyzer failed at concurrency {concurrency} with status {done.returncode}: {tail}"
+                or f"perf_analyzer failed at concurrency {concurrency} with status {status}: {tail}"
             )
         return round_from_report(report.read_text(), output)
 
 
-def _run(command: Sequence[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run to the end; whatever ends the wait for it, an interruption too, kills it first."""
+def _run(command: Sequence[str], folder: Path, limit_s: float) -> tuple[int, str]:
+    """Run to the end, and give the status and the output; whatever ends the wait for it kills it first."""
     environment = environment_with_libraries(folder / "lib")
+    process: subprocess.Popen[str] | None = None
     try:
-        # A session of its own: a Ctrl-C is ours to handle, and it must not go on by itself for its last requests.
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=limit_s, cwd=folder, start_new_session=True
-        )
+        # Of an interruption while a process is started nobody would know which one to kill.
+        with interruptions_held():
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=folder,
+                # A session of its own: Ctrl-C is ours to handle, and it must not go on by itself for its last requests.
+                start_new_session=True,
+            )
+        output, _ = process.communicate(timeout=limit_s)
+        return process.returncode, output
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"perf_analyzer did not end within {limit_s:.0f} s: is the server answering?") from error
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be run: {error.strerror}") from error
+    finally:
+        with interruptions_held():
+            if process is not None and process.returncode is None:
+                process.kill()
+                process.communicate()
 
 
-def served_version(load: Load) -> str:
-    """Give the version that answers, named to perf_analyzer so that it need not guess one from the statistics.
+def connection_arguments(connection: ConnectionSettings) -> list[str]:
+    """Give the options with which perf_analyzer connects.
+
+    Args:
+        connection: How to connect.
 
     Raises:
-        BenchError: The server has none.
-        ClientError: It does not tell.
+        BenchError: It has no option for that.
     """
-    connection = Connection(load.url, connect_timeout_s=_METADATA_TIMEOUT_S)
-    try:
-        request = service_pb2.ModelMetadataRequest(name=load.model_name)
-        metadata = connection.call(
-            lambda stub, left_s: stub.ModelMetadata(request, timeout=left_s()), timeout_s=_METADATA_TIMEOUT_S
+    if connection.token is not None or connection.authority is not None:
+        raise BenchError(
+            "perf_analyzer can send no token and no other name of the server over gRPC: measure with --rates or "
+            "--soak, which do without it"
         )
-    finally:
-        connection.close()
-    if not metadata.versions:
-        raise BenchError(f"{load.url} has no version of the model {load.model_name}: is it loaded?")
-    return max(metadata.versions, key=int)
+    files = {
+        "--ssl-grpc-root-certifications-file": connection.ca_file,
+        "--ssl-grpc-private-key-file": connection.key_file,
+        "--ssl-grpc-certificate-chain-file": connection.certificate_file,
+    }
+    given = [["--grpc-compression-algorithm", connection.compression]]
+    given += [["--ssl-grpc-use-ssl", "true"]] if connection.is_secure else []
+    # It runs in a folder of its own.
+    given += [[name, str(Path(path).resolve())] for name, path in files.items() if path is not None]
+    return [part for option in given for part in option]
 
 
 def round_from_report(report: str, output: str) -> Round:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _LISTENING = "0A"
-_SHARED = "/dev/shm/"  # noqa: S108 - looked for, not written to
+SHARED = "/dev/shm"  # noqa: S108 - looked for, not written to
 _BLOCK_BYTES = 512
 
 
@@ -54,8 +54,8 @@ def listener(port: int) -> int | None:
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for process in _processes() if sockets else ():
         try:
-            for descriptor in os.scandir(process / "fd"):
-                if os.readlink(descriptor.path) in sockets:
+            for descriptor in os.listdir(process / "fd"):
+                if os.readlink(process / "fd" / descriptor) in sockets:
                     return int(process.name)
         except OSError:
             continue  # ended meanwhile, or somebody else's
@@ -121,7 +121,7 @@ def _shared_files(pid: int) -> dict[str, int]:
     found = {}
     for line in (_PROC / str(pid) / "maps").read_text(errors="replace").splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].startswith(_SHARED):
+        if len(fields) == 6 and fields[5].startswith(f"{SHARED}/"):
             try:
                 found[fields[4]] = (_PROC / str(pid) / "map_files" / fields[0]).stat().st_blocks * _BLOCK_BYTES
             except OSError:

@@ -6,13 +6,17 @@ import argparse
 from typing import Any
 
 from spanqa.contract import DEFAULT_TOP_N, MAX_TOP_N, QUESTION_ANSWERING
-from spanqa_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from spanqa_client.options import DEFAULT_TIMEOUT_S
+from spanqa_client.servers import DEFAULT_URL
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Declare which server and which model are asked."""
     parser.add_argument(
-        "--url", metavar="H:P", default=DEFAULT_URL, help="the server's gRPC port (default: %(default)s)"
+        "--url",
+        metavar="H:P",
+        default=DEFAULT_URL,
+        help="the server's gRPC port; several with commas between them (default: %(default)s)",
     )
     parser.add_argument("--model", metavar="NAME", default=QUESTION_ANSWERING, help="the model (default: %(default)s)")
 

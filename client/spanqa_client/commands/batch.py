@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from spanqa.contract import QUESTION_ANSWERING
-from spanqa.datasets import DATASET_FORMATS
 from spanqa.errors import InputError, SpanqaError
 from spanqa_client.batch.ray_cluster import HERE, check_address
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_URL
@@ -34,11 +33,16 @@ DEFAULT_ROWS_PER_PART = 1000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "inputs", metavar="INPUT", nargs="+", help=f"rows of id, question and context: {DATASET_FORMATS}"
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="rows of id, question and context: SQuAD JSON, JSON Lines or Parquet, plain or gzipped",
     )
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="a new folder for the answers")
     parser.add_argument("--resume", action="store_true", help="leave out what FOLDER has; what failed is asked again")
-    parser.add_argument("--url", metavar="H:P", help=f"the server's gRPC port (default: {DEFAULT_URL})")
+    parser.add_argument(
+        "--url", metavar="H:P", help=f"the server's gRPC port; several by commas (default: {DEFAULT_URL})"
+    )
     parser.add_argument(
         "--model", metavar="NAME", default=QUESTION_ANSWERING, help="the server's model (default: %(default)s)"
     )

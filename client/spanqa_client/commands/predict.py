@@ -9,12 +9,14 @@ import time
 from collections.abc import Sequence
 
 from spanqa.datasets import DATASET_FORMATS, read_dataset
+from spanqa.errors import InputError
 from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa_client.answer import Answer
-from spanqa_client.client import DEFAULT_CONCURRENCY, QAClient
+from spanqa_client.answer_files import CSV, format_of, write_rows
 from spanqa_client.commands.arguments import add_answering, add_server, add_timeout, answering
-from spanqa_client.options import Options
+from spanqa_client.commands.connecting import add_connection, client_from
+from spanqa_client.options import DEFAULT_CONCURRENCY, Options
 from spanqa_client.served import (
     ServedRun,
     jsonl_from_run,
@@ -31,7 +33,18 @@ EXIT_SOME_FAILED = 1
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("dataset", metavar="DATASET", help=f"{DATASET_FORMATS}; answers optional")
-    parser.add_argument("-o", "--output", metavar="FILE", help='write predictions: {"id": "text"}, "" for no answer')
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help='write predictions: {"id": "text"}, "" for no answer; rows with offsets and scores for the suffixes .csv, '
+        ".parquet and .jsonl",
+    )
+    parser.add_argument(
+        "--spreadsheet",
+        action="store_true",
+        help="put an apostrophe before cells of a .csv that a spreadsheet would run: those that begin with = + - @",
+    )
     parser.add_argument(
         "--na-probs", metavar="FILE", help='write {"id": no-answer margin} for `spanqa score --na-probs`'
     )
@@ -47,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add_answering(parser)
     add_timeout(parser)
+    add_connection(parser)
     parser.add_argument(
         "--concurrency",
         metavar="N",
@@ -61,9 +75,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask everything, write the files asked for, print the summary; 1 where some questions got no response."""
     Options(**answering(args))  # refused before a long dataset is read
+    rows_format = format_of(args.output) if args.output else None
+    if args.spreadsheet and rows_format != CSV:
+        raise InputError("--spreadsheet goes with -o FILE.csv: leave it out for anything else")
     examples = read_dataset(args.dataset, require_answers=False)
     served = _serve(args, examples)
-    if args.output:
+    if rows_format:
+        n_formulas = write_rows(args.output, served, forced=args.forced, spreadsheet=args.spreadsheet)
+        if n_formulas and not args.spreadsheet:
+            print(
+                f"spanqa: warning: {args.output}: a spreadsheet would run {n_formulas:,} cells: write it with "
+                "--spreadsheet where it is to be opened in one",
+                file=sys.stderr,
+            )
+    elif args.output:
         write_atomically(args.output, json.dumps(predictions_from_run(served, forced=args.forced), ensure_ascii=False))
     if args.na_probs:
         write_atomically(args.na_probs, json.dumps(na_probs_from_run(served)))
@@ -110,7 +135,7 @@ def summary_text(summary: dict[str, float], versions: dict[str, int]) -> str:
 
 
 def _serve(args: argparse.Namespace, examples: Sequence[Example]) -> ServedRun:
-    with QAClient(args.url, model_name=args.model) as client:
+    with client_from(args) as client:
         client.check(timeout_s=args.timeout_s)  # a server that is not there ends it here
         started = time.perf_counter()
         outcomes = client.ask_many(

@@ -6,19 +6,27 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import DataError
+from spanqa.squad import read_json
 from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import DEFAULT_NA_PROB_THRESH, Report, gold_from_examples, score_predictions
-from spanqa_client.predictions import read_na_probs, read_predictions
+from spanqa_client.predictions import predictions_from_document, read_na_probs
+from spanqa_client.reports.official import scores_from_run
+from spanqa_client.reports.options import add_report_options, check_report_options, write_report_files
+from spanqa_client.reports.runs import Run, Said, is_run, run_from_document
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("dataset", metavar="DATASET", help=DATASET_FORMATS)
-    parser.add_argument("predictions", metavar="PREDICTIONS", help='JSON {"id": "text"}, "" for no answer')
+    parser.add_argument(
+        "predictions", metavar="PREDICTIONS", help='JSON {"id": "text"}, "" for no answer; or a run of --save-run'
+    )
     parser.add_argument("--na-probs", metavar="FILE", help='JSON {"id": number}: no-answer probabilities or margins')
     parser.add_argument(
         "--na-prob-thresh",
@@ -29,21 +37,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--intervals", action="store_true", help="95%% intervals, by resampling paragraphs")
     parser.add_argument("--json", action="store_true", help="print JSON under the official script's keys")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Score the predictions, print the result on stdout and warnings on stderr."""
     if math.isnan(args.na_prob_thresh):
         raise DataError("--na-prob-thresh is nan: give a number")
-    questions = gold_from_examples(read_dataset(args.dataset))
-    predictions = read_predictions(args.predictions)
-    na_probs = read_na_probs(args.na_probs) if args.na_probs else None
-    report = score_predictions(questions, predictions, na_probs=na_probs, na_prob_thresh=args.na_prob_thresh)
+    check_report_options(args)
+    examples = read_dataset(args.dataset)
+    questions = gold_from_examples(examples)
+    document = read_json(args.predictions)
+    if is_run(document):
+        if args.na_probs:
+            raise DataError(f"{args.predictions}: is a run, which holds its margins: leave out --na-probs")
+        run = run_from_document(args.predictions, document)
+        report = scores_from_run(run, questions)
+    else:
+        predictions = predictions_from_document(args.predictions, document)
+        na_probs = read_na_probs(args.na_probs) if args.na_probs else None
+        report = score_predictions(questions, predictions, na_probs=na_probs, na_prob_thresh=args.na_prob_thresh)
+        run = _run_from_files(args, predictions, na_probs)
     intervals = bootstrap_intervals(questions, report.exact, report.f1) if args.intervals else {}
     for warning in report.warnings():
         print(f"spanqa: warning: {warning}", file=sys.stderr)
     print(json.dumps(_json(report, intervals), indent=2) if args.json else score_table(report, intervals))
+    write_report_files(args, run, examples, [args.dataset])
     return 0
+
+
+def _run_from_files(
+    args: argparse.Namespace, predictions: Mapping[str, str], na_probs: Mapping[str, float] | None
+) -> Run:
+    """Prediction files as a run; places and scores are not in them."""
+    margins = na_probs or {}
+    threshold = args.na_prob_thresh if na_probs else None
+    # In the order of the no-answer file: among equal values the official sweep depends on it.
+    ids = [*(key for key in margins if key in predictions), *(key for key in predictions if key not in margins)]
+    said = {
+        key: Said(
+            text=predictions[key],
+            answered=predictions[key] != "" and (threshold is None or margins.get(key, 0.0) <= threshold),
+            margin=margins.get(key),
+        )
+        for key in ids
+    }
+    return Run(
+        name=Path(args.predictions).name.removesuffix(".gz").removesuffix(".json"),
+        facts={"dataset": Path(args.dataset).name},
+        said=said,
+        threshold=threshold,
+        is_probability=all(0 <= value <= 1 for value in margins.values()),
+    )
 
 
 def score_table(report: Report, intervals: dict[str, tuple[float, float]]) -> str:
