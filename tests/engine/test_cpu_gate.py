@@ -16,6 +16,8 @@ from spanqa_build.parity import _logit_error
 from spanqa_client.gold import GoldQuestion
 
 FEW = settings(max_examples=20, deadline=None, derandomize=True)
+FEWER = settings(FEW, max_examples=8)
+"""Where each example is an interval over 2,000 questions."""
 
 
 def paired(differences, *, logit_error=0.04, per_paragraph=1):
@@ -42,7 +44,7 @@ def test_one_changed_answer_of_98_passes_and_is_no_proof(place):
     assert "98 questions are too few to tell a loss of 0.5 points: F1 -1.02 points (95 %: -3.06" in verdict.reason
 
 
-@FEW
+@FEWER
 @given(seed=st.integers(0, 10_000), churn=st.sampled_from([0.0, 0.02, 0.05]))
 def test_a_network_really_worse_by_three_points_on_2000_is_refused(seed, churn):
     differences = drawn(2000, lost=0.03 + churn, won=churn, seed=seed)
@@ -52,7 +54,7 @@ def test_a_network_really_worse_by_three_points_on_2000_is_refused(seed, churn):
         assert verdict.is_told
 
 
-@FEW
+@FEWER
 @given(seed=st.integers(0, 10_000))
 def test_a_network_that_changes_nothing_on_average_passes(seed):
     differences = drawn(2000, lost=0.02, won=0.02, seed=seed)

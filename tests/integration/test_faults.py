@@ -20,6 +20,8 @@ from spanqa_server.server import Server
 pytestmark = pytest.mark.triton
 N_QUESTIONS = 80
 STOP_S = 8
+PACE_S = 0.02
+"""Half the benchmark's load: servers start and stop beside it most of the time."""
 SHARPEST = {"N_FLOOD": 1500, "N_DEADLINES": 300, "SLOW_S": 1.0, "N_SENDERS": 8}
 """The senders' scenarios, shorter than in the benchmark."""
 
@@ -40,6 +42,7 @@ def held(
 
     def hold(module: str, name: str, *, running: Server | None = None, n_kills: int = 0, **changed: Any) -> None:
         scenarios = benchmark(module)
+        monkeypatch.setattr(benchmark("fault_setting"), "PACE_S", PACE_S)
         for constant, value in changed.items():
             monkeypatch.setattr(scenarios, constant, value)
         setting = benchmark("fault_setting").Setting(
@@ -99,7 +102,7 @@ def test_a_new_version_that_is_damaged_is_told_in_one_sentence_and_the_old_one_a
 
 
 def test_shared_memory_without_room_costs_no_question_that_can_wait(held: Any) -> None:
-    held("fault_files", "full_shared_memory", FULL_S=0.5)
+    held("fault_files", "full_shared_memory", FULL_S=0.5, REFUSED_S=2.0)
 
 
 def test_a_disk_without_room_costs_no_question_and_a_roll_over_only_until_there_is_room(held: Any) -> None:

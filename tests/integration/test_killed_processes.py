@@ -16,7 +16,7 @@ from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
 RECOVERY_S = 6.0
-PAUSE_S = 0.05
+PAUSE_S = 0.01
 MODELS = (contract.PREPROCESS, contract.ENCODER, contract.POSTPROCESS, contract.QUESTION_ANSWERING)
 
 

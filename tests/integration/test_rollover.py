@@ -40,7 +40,7 @@ from spanqa_training.model import EncoderConfig
 
 pytestmark = pytest.mark.triton
 N_CONNECTIONS = 16
-PAUSE_S = 0.1
+PAUSE_S = 0.2
 """Between two questions of a connection: what loads beside them finds a machine that has room."""
 VOCABULARY = 30522
 RELOAD_S = 60

@@ -20,6 +20,9 @@ from spanqa_build.errors import BuildError
 from spanqa_build.gpu import GpuFacts
 from spanqa_build.targets import target_from_name
 
+# Polygraphy would load it, for seconds, to ask whether an array is one of its tensors.
+sys.modules["torch"] = None
+
 GPUS = {
     "10.4.0": ("v100", "Tesla V100-SXM2-16GB", "7.0", "535.104.05"),
     "11.4.0.106": ("a100", "NVIDIA A100-SXM4-40GB", "8.0", "580.95.05"),
