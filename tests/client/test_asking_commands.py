@@ -224,9 +224,6 @@ def test_options_that_cannot_be_right_are_one_sentence(capsys, options, message)
 
 
 def test_a_collection_is_not_asked_with_options_that_would_not_be_heeded(capsys):
-    status, _, err = run(capsys, "ask", "Who?", "--index", "none", "--tls")
-    assert status == 2
-    assert "without TLS" in err
     status, _, err = run(capsys, "ask", "Who?", "--index", "none", "--html")
     assert status == 2
     assert "--html go with one text" in err

@@ -230,6 +230,8 @@ def test_the_commands_index_look_and_search(folder, tmp_path, capsys):
         (["index", "{folder}", "-o", "{folder}"], "not an index, and not empty"),
         (["index", "{folder}/missing", "-o", "{index}"], "missing"),
         (["search", "x", "--index", "{folder}"], "no index there"),
+        (["ask", "x", "--index", "{index}", "--token", "secret"], "--token would stand in the list of processes"),
+        (["ask", "x", "--index", "{index}", "--url", "h:1", "--tls-ca", "{folder}/none"], "none"),
         (["search", "x", "--index", "ftp://host/x"], "give a folder, or opensearch://HOST:PORT/NAME"),
         (["search", "x", "--index", "{index}", "--top-k", "0"], "--top-k is 0: give a whole number from 1"),
         (["search", "x", "--index", "{index}", "--where", "lang"], "--where is 'lang': give KEY=VALUE"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from tritonclient.grpc import service_pb2
@@ -16,6 +16,7 @@ from spanqa_client.client import DEFAULT_CONNECT_TIMEOUT_S, QAClient
 from spanqa_client.connection import Connection
 from spanqa_client.errors import ServerUnavailable
 from spanqa_client.options import Options
+from spanqa_client.security import ConnectionSettings
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class ServerPlan:
         options: How questions are to be answered.
         concurrency: Most questions in flight, of one process.
         timeout_s: For a question, retries included.
+        connection: How it is connected to.
     """
 
     url: str
@@ -100,6 +102,7 @@ class ServerPlan:
     options: Options
     concurrency: int
     timeout_s: float
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
 
     def open(self) -> ServerAsker:
         """Connect, when the first question is asked."""
@@ -107,7 +110,7 @@ class ServerPlan:
 
     def client(self) -> QAClient:
         """Make a client."""
-        return QAClient(self.url, model_name=self.model)
+        return QAClient(self.url, model_name=self.model, connection=self.connection)
 
     def fingerprint(self) -> dict[str, Any]:
         """Say which model the server has, as far as it tells.
@@ -117,7 +120,7 @@ class ServerPlan:
             ClientError: It is not there, or does not have the model.
         """
         self.client().close()  # which refuses what is no address
-        connection = Connection(self.url, connect_timeout_s=DEFAULT_CONNECT_TIMEOUT_S)
+        connection = Connection(self.url, connect_timeout_s=DEFAULT_CONNECT_TIMEOUT_S, settings=self.connection)
         try:
             about = service_pb2.ModelMetadataRequest(name=self.model)
             metadata = connection.call(

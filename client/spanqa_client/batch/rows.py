@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spanqa.csv_rows import examples_from_csv, is_csv
 from spanqa.errors import DataError
 from spanqa.examples import Example, GoldAnswer, PlacedExample, Reading
 from spanqa.json_fields import Fields, join, shortened
@@ -170,6 +171,10 @@ def _as_it_is(_context: str, text: str, _start: int) -> GoldAnswer:
 
 def _examples(file: Path, reading: Reading, has_contexts: bool) -> Iterator[PlacedExample | None]:
     """The examples of a file; None where defects were reported instead, that they need not wait for the next one."""
+    if is_csv(file):
+        if not has_contexts:
+            raise DataError(f"{file}: CSV is read with contexts: for a collection give JSON Lines or Parquet")
+        return examples_from_csv(file, reading)
     if next(byte_chunks(file)).startswith(_PARQUET_MAGIC):
         columns = ["id", "question", "context"] if has_contexts else ["id", "question"]
         return _examples_from_rows(_rows_from_parquet(file, reading.fields, columns), reading, has_contexts)

@@ -14,6 +14,8 @@ MB = 1e6
 _SETTLING = 10
 """The first of so many parts of the run is left out of growth: caches fill."""
 _LEAST_PERIODS = 4
+_MOST_SHOWN = 100
+"""Characters of an error; the file has it whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,7 @@ def period_line(one: Period) -> str:
         f"{_known(one.resident_mb):>9}",
         f"{_known(one.shared_mb):>11}",
     ]
-    return "  ".join(cells) + (f"  {one.error}" if one.error else "")
+    return "  ".join(cells) + (f"  {one.error[:_MOST_SHOWN]}" if one.error else "")
 
 
 def summary_text(one: Summary) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from spanqa.errors import InputError
 from spanqa_client.answer import Answer, Span
 from spanqa_client.commands.arguments import add_answering, add_collection, add_server, add_timeout, answering
-from spanqa_client.commands.connecting import add_connection, client_from, connection_from
+from spanqa_client.commands.connecting import add_connection, client_from
 from spanqa_client.contexts import ContextAnswers
 from spanqa_client.highlight import highlighted, highlighted_html
-from spanqa_client.security import ConnectionSettings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -138,8 +137,6 @@ def _check_for_collection(args: argparse.Namespace) -> None:
     """Refuse options that asking a collection would not heed."""
     if args.whole or args.html:
         raise InputError("--whole and --html go with one text: leave them out with --index")
-    if connection_from(args) != ConnectionSettings():
-        raise InputError("asking a collection connects without TLS and without a token: leave these options out")
 
 
 def _context(text: str | None, file: str | None) -> str:

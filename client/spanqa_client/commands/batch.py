@@ -17,6 +17,7 @@ from spanqa.errors import InputError, SpanqaError
 from spanqa_client.batch.ray_cluster import HERE, check_address
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_URL
 from spanqa_client.commands.arguments import add_answering, add_collection, add_timeout, answering
+from spanqa_client.commands.connecting import add_connection, connection_from
 from spanqa_client.options import Options
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "inputs",
         metavar="INPUT",
         nargs="+",
-        help="rows of id, question and context: SQuAD JSON, JSON Lines or Parquet, plain or gzipped",
+        help="rows of id, question and context: SQuAD JSON, JSON Lines, CSV or Parquet, plain or gzipped",
     )
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="a new folder for the answers")
     parser.add_argument("--resume", action="store_true", help="leave out what FOLDER has; what failed is asked again")
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_collection(parser)
     add_answering(parser)
     add_timeout(parser)
+    add_connection(parser)
     parser.add_argument(
         "--rows-per-part",
         metavar="N",
@@ -165,6 +167,7 @@ def _plan(args: argparse.Namespace, options: Options) -> NetworkPlan | ServerPla
         options=options,
         concurrency=args.concurrency or DEFAULT_CONCURRENCY,
         timeout_s=args.timeout_s,
+        connection=connection_from(args),
     )
     if args.index is None:
         return server

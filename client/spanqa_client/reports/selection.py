@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spanqa_client.reports.resampling import Interval, ParagraphDraws, interval, ratio
+from spanqa_client.reports.resampling import CONFIDENCE, Interval, ParagraphDraws, interval, ratio
 
 ERROR_RATES = (1, 2, 5, 10, 20)
 """Percent of the answers given."""
@@ -29,7 +29,8 @@ class OperatingPoint:
         threshold: Answers where the margin is at most this; None where no threshold keeps the rate.
         coverage: Share of all questions that are answered, in percent.
         risk: Share of these answers that are wrong, in percent.
-        risk_interval: Its interval, the threshold held fixed.
+        risk_interval: Its interval, the threshold held fixed: the bootstrap's, or, where nothing is wrong and every
+            draw would say 0, the exact one of Clopper and Pearson (1934).
         recall: Share of the answerable questions that are answered rightly, in percent.
     """
 
@@ -86,36 +87,48 @@ def selection_from_margins(
         aurc=100 * float((risks * sizes).sum() / max(1, len(order))),
         aurc_interval=_aurc_interval(order, ends, right, draws),
         best_aurc=_best_aurc(len(order), round(float(n_wrong[-1])) if len(order) else 0),
-        points=[_point(rate, ordered, ends, risks, right, answerable, margins, draws) for rate in ERROR_RATES],
+        points=[
+            _point(rate, _threshold(rate, ordered, ends, risks), margins, right, answerable, draws)
+            for rate in ERROR_RATES
+        ],
     )
+
+
+def _threshold(
+    error_rate: float, ordered: NDArray[np.float64], ends: NDArray[np.int64], risks: NDArray[np.float64]
+) -> float | None:
+    """The threshold that lets in most at an error rate: midway to the next margin; None where every one is too high."""
+    kept = np.flatnonzero(100 * risks <= error_rate)
+    if not len(kept):
+        return None
+    last = int(ends[kept[-1]])
+    threshold = float(ordered[last])
+    return threshold if last + 1 == len(ordered) else threshold + (float(ordered[last + 1]) - threshold) / 2
 
 
 def _point(
     error_rate: float,
-    ordered: NDArray[np.float64],
-    ends: NDArray[np.int64],
-    risks: NDArray[np.float64],
+    threshold: float | None,
+    margins: NDArray[np.float64],
     right: NDArray[np.float64],
     answerable: NDArray[np.bool_],
-    margins: NDArray[np.float64],
     draws: ParagraphDraws,
 ) -> OperatingPoint:
-    kept = np.flatnonzero(100 * risks <= error_rate)
-    if not len(kept):
+    if threshold is None:
         return OperatingPoint(error_rate=error_rate, threshold=None)
-    last = int(ends[kept[-1]])
-    threshold = float(ordered[last])
-    if last + 1 < len(ordered):
-        threshold += (float(ordered[last + 1]) - threshold) / 2
     answered = margins <= threshold
-    wrong = answered * (1 - right)
-    drawn = draws.sums(np.stack([wrong, answered.astype(np.float64)], axis=1))
+    n_answered, wrong = int(answered.sum()), answered * (1 - right)
+    if wrong.any():
+        drawn = draws.sums(np.stack([wrong, answered.astype(np.float64)], axis=1))
+        risk_interval = interval(100 * ratio(drawn[:, 0], drawn[:, 1]))
+    else:
+        risk_interval = 0.0, 100 * (1 - ((1 - CONFIDENCE) / 2) ** (1 / n_answered))
     return OperatingPoint(
         error_rate=error_rate,
         threshold=threshold,
-        coverage=100 * float(answered.mean()),
-        risk=100 * float(wrong.sum() / answered.sum()),
-        risk_interval=interval(100 * ratio(drawn[:, 0], drawn[:, 1])),
+        coverage=100 * n_answered / len(margins),
+        risk=100 * float(wrong.sum()) / n_answered,
+        risk_interval=risk_interval,
         recall=100 * float((answered & answerable & (right > 0)).sum() / max(1, answerable.sum())),
     )
 

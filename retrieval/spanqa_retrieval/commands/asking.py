@@ -7,7 +7,7 @@ import json
 import sys
 
 from spanqa_client.answer import Span
-from spanqa_client.client import QAClient
+from spanqa_client.commands.connecting import client_from
 from spanqa_client.highlight import highlighted
 from spanqa_retrieval.asking import DEFAULT_TOP_K, DEFAULT_WEIGHT, Asking
 from spanqa_retrieval.collection import Collection, CollectionAnswer, FoundAnswer
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         no_answer_threshold=args.threshold,
         max_answer_tokens=args.max_answer_tokens,
     )
-    with QAClient(args.url, model_name=args.model) as client:
+    with client_from(args) as client:
         answer = Collection.open(args.index, client).ask(args.question, asking, timeout_s=args.timeout_s)
     if args.json:
         print(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))

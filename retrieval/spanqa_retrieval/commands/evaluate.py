@@ -14,8 +14,8 @@ from spanqa.contract import MAX_ROWS
 from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import InputError
 from spanqa.examples import Example
-from spanqa_client.client import QAClient
 from spanqa_client.commands.arguments import add_server
+from spanqa_client.commands.connecting import add_connection, client_from
 from spanqa_retrieval.asking import Asking
 from spanqa_retrieval.commands.arguments import add_index
 from spanqa_retrieval.evaluation import Asked, find_all, fitted, read_all, recall, scores_at, scores_of_own, times
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help=f"questions with their contexts: {DATASET_FORMATS}")
     add_index(parser)
     add_server(parser)
+    add_connection(parser)
     parser.add_argument("--search-only", action="store_true", help="recall and times of the search; no server is asked")
     parser.add_argument(
         "--top-k", metavar="K", type=int, default=KS[-1], help=f"most passages, 1..{MAX_ROWS} (default: %(default)s)"
@@ -103,7 +104,7 @@ def _chosen(examples: Sequence[Example], n_questions: int | None) -> list[Exampl
 
 def _read(args: argparse.Namespace, found: Sequence[Asked]) -> list[Asked]:
     asking = Asking(top_k=args.top_k, no_answer_threshold=args.threshold)
-    with QAClient(args.url, model_name=args.model) as client:
+    with client_from(args) as client:
         client.check()
         asked = read_all(client, found, asking, concurrency=args.concurrency)
         return list(tqdm(asked, total=len(found), unit="q", disable=True if args.quiet else None))

@@ -84,6 +84,14 @@ def test_against_an_index_only_questions_are_read(tmp_path, write_lines):
     assert [item.context for item in read(lines, has_contexts=False)] == ["", ""]
 
 
+def test_csv_is_read_with_its_contexts_alone(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('id,question,context\na,Who?,"Some, text."\n')
+    assert read(path) == [Row(0, "a", "Who?", "Some, text.")]
+    with pytest.raises(DataError, match=r"rows\.csv: CSV is read with contexts"):
+        read(path, has_contexts=False)
+
+
 def test_parquet_with_broken_rows(tmp_path):
     path = tmp_path / "rows.parquet"
     columns = {"id": ["a", None, "c"], "question": ["Who?", "Who?", "Who?"], "context": ["x", "y", None]}
@@ -108,11 +116,12 @@ def test_a_damaged_file_is_read_as_far_as_it_goes(tmp_path, write_lines, rows):
     [
         ("empty.jsonl", b"", "holds no question"),
         ("empty.json", b'{"data": []}', "holds no question"),
-        ("table.csv", b"id,question\n1,Who?\n", "not valid JSON"),
+        ("table.csv", b"id,question\n1,Who?\n", "column context: missing"),
+        ("notes.txt", b"Who is it?\n", "not valid JSON"),
         ("half.parquet", b"PAR1abc", "cannot be read as Parquet"),
         ("half.gz", gzip.compress(b"x" * 1000)[:20], "cannot be read"),
     ],
-    ids=["no line", "no paragraph", "another format", "half of Parquet", "half of a gzip"],
+    ids=["no line", "no paragraph", "a column too few", "another format", "half of Parquet", "half of a gzip"],
 )
 def test_a_file_without_any_row_is_refused_before_the_first_one_is_read(
     tmp_path, write_lines, rows, name, content, said

@@ -198,6 +198,8 @@ def test_an_operating_point_answers_as_much_as_its_error_rate_allows():
     at = {point.error_rate: point for point in found.points}
     # One wrong of 30 is 3.3 %: at 1 % only what comes before it can be answered.
     assert (at[1].coverage, at[1].risk, at[1].threshold) == (30.0, 0.0, 29.5)
+    # None wrong of 30 does not mean that none ever is: with 11.6 % wrong, that is seen once in 40 times.
+    assert at[1].risk_interval == (0.0, pytest.approx(11.57, abs=0.01))
     assert (at[2].coverage, at[2].risk) == (60.0, pytest.approx(100 / 60))
     assert at[10].coverage == 100.0
     assert at[20].recall == 90.0
