@@ -41,6 +41,7 @@ COMMANDS = {
     "check-data": _command("training", "check_data", "print a dataset's statistics and every defect"),
     "negatives": _command("training", "negatives", "make unanswerable questions from an answerable dataset"),
     "import": _command("training", "import_", "take over weights: Hugging Face, Megatron-LM, NeMo"),
+    "adapt": _command("training", "adapt", "adapt a checkpoint's language to a domain by its plain text"),
     "train": _command("training", "train", "train a checkpoint from a spec"),
     "finetune": _command("training", "finetune", "train a checkpoint further"),
     "evaluate": _command("training", "evaluate", "score a checkpoint on a dataset, offline"),
@@ -57,7 +58,7 @@ COMMANDS = {
     "index": _command("retrieval", "index", "make a collection of documents that can be asked, or bring it up to date"),
     "search": _command("retrieval", "search", "find the passages of a collection that fit a query"),
     "evaluate-collection": _command("retrieval", "evaluate", "measure a collection on questions with known answers"),
-    "bench": _command("client", "bench", "measure a server with perf_analyzer"),
+    "bench": _command("client", "bench", "load a server: throughput, latency, its knee, two runs compared, hours of it"),
     "demo": _command("serve", "demo", "serve, ask, score and stop, in one go"),
 }
 
