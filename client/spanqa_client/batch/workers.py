@@ -147,7 +147,7 @@ def _work(connection: Connection, plan: Plan) -> None:
     while True:
         try:
             rows: list[Row] = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the second where what was sent last had not been read
             return
         made: list[Settled] | SpanqaError
         try:
@@ -159,5 +159,5 @@ def _work(connection: Connection, plan: Plan) -> None:
             made = SpanqaError(f"a worker process failed: {error!r}")
         try:
             connection.send(made)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             return
