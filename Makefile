@@ -4,10 +4,16 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One thread a process, or they fight for cores. A file's tests share its servers, in one process; tests/conftest.py
-# orders the files. Four bound the memory.
-TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# One thread a process, or they fight for cores. tests/conftest.py says which files share a process and a server, and
+# orders them. Tests of servers wait half of their time: one process more than cores, and four at most, for the memory.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server retrieval/spanqa_retrieval
+
+# The report's page is opened and operated in Chromium: root installs Debian's, and without one that test is skipped.
+BROWSERS := chromium chromium-browser google-chrome
+BROWSER := $(foreach one,$(BROWSERS),command -v $(one) >/dev/null ||) [ "$$(id -u)" != 0 ] || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	echo "chromium cannot be installed here: the report's page is not tested" >&2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench lock clean
@@ -21,6 +27,7 @@ demo: $(VENV)/.serve  ## serve the default model, ask, score and stop
 	@$(BIN)/spanqa demo
 
 test: $(VENV)/.dev  ## run all tests
+	@$(BROWSER)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15
 
 lint: $(VENV)/.dev  ## style and types
