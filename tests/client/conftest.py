@@ -42,7 +42,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.script = deque()
         self.threshold = 1.5
         self.version = "1"
-        self.delay_s = 0.0
+        self.delay_s = self.live_delay_s = 0.0
         self.requests = []
         self.n_in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
@@ -105,6 +105,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelConfigResponse(config=config)
 
     def ServerLive(self, request, context):
+        time.sleep(self.live_delay_s)
         return service_pb2.ServerLiveResponse(live=True)
 
     # What perf_analyzer asks beside it.

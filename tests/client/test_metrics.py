@@ -4,7 +4,7 @@ import string
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanqa.datasets import read_dataset
@@ -74,12 +74,14 @@ def test_words_are_normalised_as_squad_does(text, words):
     assert normalized_words(text) == words == words_by_definition(text)
 
 
+@settings(deadline=None)  # of texts and not of a busy machine
 @given(st.lists(st.sampled_from(["the", "A", "an", " ", "\0", "\x1c", "“", "–", ".", "_", "İ", "é", "x", "\u00a0"])))
 def test_normalisation_equals_its_definition_on_hard_texts(pieces):
     text = "".join(pieces)
     assert normalized_words(text) == words_by_definition(text)
 
 
+@settings(deadline=None)  # of texts and not of a busy machine
 @given(st.text())
 def test_normalisation_equals_its_definition_on_any_text(text):
     assert normalized_words(text) == words_by_definition(text)
@@ -95,6 +97,7 @@ def f1_by_definition(predicted, gold):
     return (2 * precision * recall) / (precision + recall)
 
 
+@settings(deadline=None)  # of texts and not of a busy machine
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.lists(st.sampled_from("abcd"), max_size=40))
 def test_token_f1_equals_its_definition_bit_by_bit(predicted, gold):
     assert token_f1(predicted, gold) == f1_by_definition(predicted, gold)
@@ -204,6 +207,7 @@ def test_lengths_that_differ_are_refused():
         tune_threshold(margins=[1.0, 2.0], answered_scores=[1.0], null_scores=[0.0])
 
 
+@settings(deadline=None)  # of texts and not of a busy machine
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1)
 )

@@ -159,6 +159,24 @@ def test_a_server_that_hangs_costs_its_own_questions_alone(pair):
     assert len([outcome for outcome in outcomes if not isinstance(outcome, Exception)]) == 20 - len(lost)
 
 
+def test_a_server_that_hangs_gets_no_question_again_until_it_shows_that_it_lives(pair):
+    with QAClient(_urls(pair), connect_timeout_s=0.2) as client:
+        list(client.ask_many([(QUESTION, CONTEXT)] * 4, concurrency=2))
+        pair[0].delay_s = pair[0].live_delay_s = 1.5
+        list(client.ask_many([(QUESTION, CONTEXT)] * 4, concurrency=2, on_error="return", timeout_s=0.5))
+        hung = len(pair[0].requests)
+        for _ in range(8):
+            time.sleep(0.1)
+            assert client.ask(QUESTION, CONTEXT).text == "Rome"
+        assert len(pair[0].requests) == hung
+        pair[0].delay_s = pair[0].live_delay_s = 0.0
+        deadline = time.monotonic() + 30
+        while len(pair[0].requests) == hung and time.monotonic() < deadline:
+            time.sleep(0.05)
+            client.ask(QUESTION, CONTEXT)
+        assert len(pair[0].requests) > hung
+
+
 def test_both_without_the_model_is_one_error(face, pair):
     with face(_urls(pair), model_name="other") as client, pytest.raises(ServerUnavailable, match="'other'"):
         client.ask(QUESTION, CONTEXT)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spanqa_client.reports.resampling import Interval, ParagraphDraws, interval, ratio
+from spanqa_client.reports.resampling import Interval, ParagraphDraws, ratio
 
 N_BINS = 10
 """Bins of equal mass: each holds a tenth of the questions, so that none is empty or noisier than another."""
@@ -123,13 +123,13 @@ def calibration_from_scores(
             Bin(
                 score=100 * float(scores[chosen].mean()),
                 right=100 * float(right[chosen].mean()),
-                right_interval=interval(100 * ratio(right_drawn[:, number], n_drawn[:, number])),
+                right_interval=draws.interval(100 * ratio(right_drawn[:, number], n_drawn[:, number])),
                 n=len(chosen),
             )
             for number, chosen in enumerate(bins)
         ],
         ece=100 * sum(gaps) / len(scores),
-        ece_interval=interval(100 * errors),
+        ece_interval=draws.interval(100 * errors),
         mean_score=100 * float(scores.mean()),
         mean_right=100 * float(right.mean()),
         n=len(scores),

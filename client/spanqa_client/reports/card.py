@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import isnan
 
 from spanqa_client.reports.breakdown import Field
 from spanqa_client.reports.comparison_section import p_text, verdict
+from spanqa_client.reports.markup import without_controls
 from spanqa_client.reports.outcomes import KINDS
 from spanqa_client.reports.report import BEST, FORCED, EvaluationReport, Row
 
 TO_FILL = "*To fill:*"
-_FIELDS = ("answerability", "question word", "answer length", "context length")
+_LONG = frozenset({"title", "windows"})
+"""Fields that a card leaves to the page."""
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 
 
@@ -102,12 +105,12 @@ def score_table_line(label: str, cells: Sequence[str]) -> str:
 
 def with_interval(value: float, interval: Sequence[float] | None) -> str:
     """A number, and its interval in brackets where there is one."""
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval and not isnan(interval[0]) else "")
 
 
 def cell(text: str) -> str:
     """Text for a line or a table's cell: what Markdown would take for markup is escaped."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _MARKUP.sub(r"\\\1", without_controls(" ".join(text.split())))
 
 
 def _score_line(row: Row) -> str:
@@ -195,18 +198,18 @@ def _comparison(report: EvaluationReport) -> list[str]:
     if found is None:
         return []
     low, high = found.f1.interval
+    between = "" if isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
     return [
         "",
         f"### Against {cell(found.other)}",
         "",
-        f"{verdict(found)} F1 {found.f1.value:+.2f} [{low:+.2f}, {high:+.2f}], p {p_text(found.f1.p_value)} (paired "
+        f"{verdict(found)} F1 {found.f1.value:+.2f}{between}, p {p_text(found.f1.p_value)} (paired "
         f"bootstrap over paragraphs); exact match {found.exact.value:+.2f}, p {p_text(found.mcnemar)} (McNemar).",
     ]
 
 
 def _parts(report: EvaluationReport) -> list[str]:
-    own = [field for field in report.fields if field.name in _FIELDS or field.name not in ("title", "windows")]
-    return [line for field in own for line in _part_lines(field)]
+    return [line for field in report.fields if field.name not in _LONG for line in _part_lines(field)]
 
 
 def _part_lines(field: Field) -> list[str]:

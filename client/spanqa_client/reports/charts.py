@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from spanqa_client.reports.calibration import Calibration
 from spanqa_client.reports.plots import Axis, Chart, Series, round_ticks, svg_from_chart
@@ -83,7 +84,12 @@ def calibration_chart(calibrations: Sequence[Calibration]) -> str:
             label_at=(97, 12 if tone == "first" else 5),
             anchor="end",
             has_dots=True,
-            whiskers=[one.right_interval for one in calibration.bins] if tone == "first" else (),
+            whiskers=[
+                (one.right, one.right) if isnan(one.right_interval[0]) else one.right_interval
+                for one in calibration.bins
+            ]
+            if tone == "first"
+            else (),
         )
         for calibration, tone in zip(calibrations, tones, strict=True)
     ]

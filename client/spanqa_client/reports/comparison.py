@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spanqa.errors import DataError
 from spanqa_client.reports.outcomes import Outcome
-from spanqa_client.reports.resampling import Interval, ParagraphDraws, interval
+from spanqa_client.reports.resampling import NO_INTERVAL, Interval, ParagraphDraws
 
 SAME = "same answer"
 GAINED, LOST = "gained", "lost"
@@ -102,7 +102,7 @@ def comparison_from_outcomes(
     pairs = list(zip(ours, others, strict=True))
     drawn = draws.sums(np.array([[a.exact - b.exact, a.f1 - b.f1, 1.0] for a, b in pairs]))
     values = [100 * sum(getattr(a, name) - getattr(b, name) for a, b in pairs) / len(pairs) for name in ("exact", "f1")]
-    exact, f1 = (_difference(value, 100 * drawn[:, k] / drawn[:, 2]) for k, value in enumerate(values))
+    exact, f1 = (_difference(value, 100 * drawn[:, k] / drawn[:, 2], draws) for k, value in enumerate(values))
     n_gained, n_lost = (sum(change == one for change in changes) for one in (GAINED, LOST))
     mcnemar, mcnemar_mid = mcnemar_test(n_gained, n_lost)
     return Comparison(
@@ -157,8 +157,11 @@ def _same_answer(ours: Outcome, other: Outcome) -> bool:
     return one == two if min(one[1], two[1]) >= 0 else one[0] == two[0]
 
 
-def _difference(value: float, drawn: NDArray[np.float64]) -> Difference:
+def _difference(value: float, drawn: NDArray[np.float64], draws: ParagraphDraws) -> Difference:
+    if draws.n_paragraphs < 2:
+        return Difference(value=value, interval=NO_INTERVAL, p_value=1.0)
     n = len(drawn)
     below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
     # One more than was drawn: a p of 0 cannot be told from finitely many draws.
-    return Difference(value=value, interval=interval(drawn), p_value=min(1.0, 2 * (1 + min(below, above)) / (n + 1)))
+    p_value = min(1.0, 2 * (1 + min(below, above)) / (n + 1))
+    return Difference(value=value, interval=draws.interval(drawn), p_value=p_value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 from spanqa_client.reports.comparison import BOTH_RIGHT, BOTH_WRONG, CHANGES, GAINED, LOST, SAME, Comparison, Difference
 from spanqa_client.reports.markup import isolated, percent, table
 
@@ -45,7 +47,7 @@ def verdict(comparison: Comparison) -> str:
     n = sum(comparison.counts.values())
     counts = comparison.counts
     low, high = comparison.f1.interval
-    is_clear = not low <= 0 <= high
+    is_clear = low > 0 or high < 0
     said = (
         f"{n - counts[SAME]:,} of {n:,} answers differ: {counts[GAINED]:,} gained, {counts[LOST]:,} lost, "
         f"{counts[BOTH_RIGHT]:,} both right, {counts[BOTH_WRONG]:,} both wrong."
@@ -64,7 +66,8 @@ def p_text(p_value: float) -> str:
 
 def _difference_cells(name: str, difference: Difference) -> list[str]:
     low, high = difference.interval
-    return [name, _signed(difference.value), f"{_signed(low)} to {_signed(high)}", p_text(difference.p_value)]
+    between = "\N{EM DASH}" if isnan(low) else f"{_signed(low)} to {_signed(high)}"
+    return [name, _signed(difference.value), between, p_text(difference.p_value)]
 
 
 def _signed(value: float) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from html import escape
+from math import isnan
 from typing import Any
 
 _CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c\ufeff\ud800-\udfff"
@@ -25,9 +26,14 @@ def shown(text: str) -> str:
     return "".join(parts)
 
 
+def without_controls(text: str) -> str:
+    """A text with a mark in the place of each of its invisible controls."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def plain(text: str) -> str:
     """Escape a text for a place that takes no elements, without its invisible controls."""
-    return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+    return escape(without_controls(text))
 
 
 def isolated(text: str) -> str:
@@ -72,7 +78,7 @@ def table(
         cells = "".join(f"<td{kind(column)}>{cell}</td>" for column, cell in enumerate(others, start=1))
         lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return (
-        f'<div class="scroll"><table><caption class="unseen">{escape(caption)}</caption>'
+        f'<div class="scroll"><table><caption class="unseen">{plain(caption)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -84,7 +90,7 @@ def percent(value: float, digits: int = 1) -> str:
 
 def with_interval(value: float, interval: Sequence[float] | None, digits: int = 2) -> str:
     """A number and its interval beside it, quieter."""
-    if interval is None:
+    if interval is None or isnan(interval[0]):
         return percent(value, digits)
     low, high = (percent(end, 1) for end in interval)
     return f'{percent(value, digits)} <span class="interval">{low}\N{EN DASH}{high}</span>'

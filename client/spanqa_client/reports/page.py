@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from importlib import resources
+from math import isnan
 from typing import Any
 
 from spanqa_client.reports.comparison_section import comparison_section
@@ -91,7 +92,7 @@ def _figures(report: EvaluationReport) -> list[tuple[str, str]]:
 
 
 def _figure(value: str, interval: Any) -> str:
-    if interval is None:
+    if interval is None or isnan(interval[0]):
         return value
     low, high = (percent(end, 2) for end in interval)
     return f"{value}<small>{low} to {high}</small>"

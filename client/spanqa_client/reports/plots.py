@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isnan
 
 WIDTH, HEIGHT = 460, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 18, 26, 42
@@ -120,8 +121,9 @@ def strip(value: float, interval: Sequence[float], reference: float, scale: Poin
         scale: First and last value of the scale, in percent.
     """
     first, last = scale
+    ends = (value, value) if isnan(interval[0]) else interval
     low, high, at, middle = (
-        round(2 + 96 * min(max((x - first) / (last - first), 0.0), 1.0), 1) for x in (*interval, value, reference)
+        round(2 + 96 * min(max((x - first) / (last - first), 0.0), 1.0), 1) for x in (*ends, value, reference)
     )
     return (
         '<svg class="strip" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'

@@ -14,6 +14,8 @@ _MOST_CELLS = 40_000_000
 _CHUNK_CELLS = 2_000_000
 
 Interval = tuple[float, float]
+"""(low, high); NaN where there is none."""
+NO_INTERVAL: Interval = (float("nan"), float("nan"))
 
 
 class ParagraphDraws:
@@ -54,6 +56,10 @@ class ParagraphDraws:
         single = per_paragraph.astype(np.float32)
         return np.concatenate([counts.astype(np.float32) @ single for counts in self._counts]).astype(np.float64)
 
+    def interval(self, values: NDArray[np.float64]) -> Interval:
+        """The percentile interval of drawn values `float64 (n_resamples,)`; none of a single paragraph."""
+        return interval(values) if self.n_paragraphs > 1 else NO_INTERVAL
+
     def _drawn(self, seed: int) -> Iterator[NDArray[np.uint8]]:
         """How often each draw took each paragraph, some draws at a time."""
         rng, n = np.random.default_rng(seed), self.n_paragraphs
@@ -70,7 +76,7 @@ def interval(values: NDArray[np.float64]) -> Interval:
     """The percentile interval of drawn values `float64 (n,)`; draws without a value (NaN) are left out."""
     known = values[~np.isnan(values)]
     if not len(known):
-        return float("nan"), float("nan")
+        return NO_INTERVAL
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
@@ -92,10 +98,14 @@ def share_intervals(
         chosen: `bool (n_questions, m)`: the questions of each part.
 
     Returns:
-        For each part the interval of each of the k averages.
+        For each part the interval of each of the k averages; none of a part that lies in one paragraph, which no draw
+        can vary.
     """
     n_parts = chosen.shape[1]
     parts = chosen.astype(np.float64)
     n_drawn = draws.sums(parts)
     means = [ratio(draws.sums(parts * values[:, [k]]), n_drawn) for k in range(values.shape[1])]
-    return [[interval(100 * mean[:, part]) for mean in means] for part in range(n_parts)]
+    varies = (draws.by_paragraph(parts) > 0).sum(axis=0) > 1
+    return [
+        [interval(100 * mean[:, part]) if varies[part] else NO_INTERVAL for mean in means] for part in range(n_parts)
+    ]

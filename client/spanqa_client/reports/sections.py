@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 from spanqa_client.reports.breakdown import Field, Part
 from spanqa_client.reports.charts import calibration_chart, risk_chart, sweep_chart
@@ -91,15 +92,15 @@ def selection_section(report: EvaluationReport) -> str:
     selection = report.selection
     if selection is None:
         return ""
-    low, high = selection.aurc_interval
     rows = [_point_cells(point) for point in selection.points]
+    area = with_interval(selection.aurc, selection.aurc_interval)
     head = ["wrong, at most", "threshold", "answered", "wrong", "recall"]
     return (
         "<p>An answer is given where its margin is at most the threshold; elsewhere nothing is said. The error rate is "
         "the share of the answers given that are not an exact match, or that are given where the passage holds none. "
-        f"Mean error rate over all coverages (AURC): <strong>{percent(selection.aurc, 2)}\N{NO-BREAK SPACE}%</strong> "
-        f'<span class="interval">{percent(low)}\N{EN DASH}{percent(high)}</span>; a perfect order of the same answers '
-        f"would have {percent(selection.best_aurc, 2)}\N{NO-BREAK SPACE}%.</p>"
+        "Mean error rate over all coverages (AURC), in percent: "
+        f"<strong>{area}</strong>; a perfect order of the same answers would "
+        f"have {percent(selection.best_aurc, 2)}.</p>"
         f'<div class="pair"><figure>{risk_chart(selection)}</figure><div>'
         + table(head, rows, caption="What to answer at a given error rate", least=(4,))
         + '<p class="note">Wrong: of the answers given. Recall: the share of answerable questions answered rightly. '
@@ -156,8 +157,9 @@ def calibration_section(report: EvaluationReport) -> str:
 def breakdown_section(report: EvaluationReport) -> str:
     """The scores by everything that questions differ by."""
     overall = report.rows[0].scores["f1"]
-    ends = [end for field in report.fields for part in field.parts for end in part.f1_interval]
-    scale = (float(min(ends) // 10 * 10), min(100.0, max(ends) // 10 * 10 + 10))
+    ends = [end for field in report.fields for part in field.parts for end in (part.f1, *part.f1_interval)]
+    ends = [end for end in ends if not isnan(end)]
+    scale = min(90.0, min(ends) // 10 * 10), min(100.0, max(ends) // 10 * 10 + 10)
     return "".join(_field(place, field, overall, scale) for place, field in enumerate(report.fields))
 
 

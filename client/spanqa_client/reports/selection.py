@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spanqa_client.reports.resampling import CONFIDENCE, Interval, ParagraphDraws, interval, ratio
+from spanqa_client.reports.resampling import CONFIDENCE, Interval, ParagraphDraws, ratio
 
 ERROR_RATES = (1, 2, 5, 10, 20)
 """Percent of the answers given."""
@@ -120,7 +120,7 @@ def _point(
     n_answered, wrong = int(answered.sum()), answered * (1 - right)
     if wrong.any():
         drawn = draws.sums(np.stack([wrong, answered.astype(np.float64)], axis=1))
-        risk_interval = interval(100 * ratio(drawn[:, 0], drawn[:, 1]))
+        risk_interval = draws.interval(100 * ratio(drawn[:, 0], drawn[:, 1]))
     else:
         risk_interval = 0.0, 100 * (1 - ((1 - CONFIDENCE) / 2) ** (1 / n_answered))
     return OperatingPoint(
@@ -147,7 +147,7 @@ def _aurc_interval(
     drawn = draws.sums(columns)
     sizes, wrong = drawn[:, : len(steps)], drawn[:, len(steps) :]
     risks = ratio(np.cumsum(wrong, axis=1), np.cumsum(sizes, axis=1))
-    return interval(100 * np.nansum(risks * sizes, axis=1) / np.maximum(1, sizes.sum(axis=1)))
+    return draws.interval(100 * np.nansum(risks * sizes, axis=1) / np.maximum(1, sizes.sum(axis=1)))
 
 
 def _best_aurc(n: int, n_wrong: int) -> float:

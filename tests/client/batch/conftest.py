@@ -169,8 +169,8 @@ def started():
 def wait_for():
     """Waits until something holds, or the process has ended before."""
 
-    def wait(condition, process):
-        deadline = time.monotonic() + LONGEST_S
+    def wait(condition, process, *, longest_s=LONGEST_S):
+        deadline = time.monotonic() + longest_s
         while not condition() and process.poll() is None:
             assert time.monotonic() < deadline, "nothing happened"
             time.sleep(0.002)

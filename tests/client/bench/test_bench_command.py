@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import grpc
 import pytest
 
 from spanqa.cli import main
+from spanqa_client.bench.binary import perf_analyzer_path
 
 QUICK = ["--window-s", 0.05, "--warm-up-s", 0.05, "--quiet"]
 QUESTIONS = {"What of Zürich?", "What of Italy?", "What of Bern?", "What of Rome?"}
@@ -164,6 +166,30 @@ def test_bench_refuses_what_it_cannot_do_in_one_sentence(bench, arguments, messa
     status, out, err = bench(*arguments)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert message in err
+
+
+def test_bench_says_what_perf_analyzer_says(bench, tmp_path, monkeypatch):
+    program, printed = tmp_path / "perf_analyzer", tmp_path / "printed"
+    program.write_text(
+        f'#!/bin/sh\n"{perf_analyzer_path()}" "$@" > {printed}; status=$?; cat {printed}; exit $status\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    folder = tmp_path / "bench"
+    assert bench("--concurrency", 2, "--rounds", 1, "--window-s", 0.2, "-o", folder)[0] == 0
+    (level,) = json.loads((folder / "bench.json").read_text())["measurements"]
+    figures = {
+        name: float(re.search(pattern, printed.read_text())[1])
+        for name, pattern in {
+            "questions_per_s": r"Throughput: ([\d.]+) infer/sec",
+            "mean_ms": r"Avg latency: (\d+) usec \(standard",
+            "p50_ms": r"p50 latency: (\d+) usec",
+            "p95_ms": r"p95 latency: (\d+) usec",
+            "p99_ms": r"p99 latency: (\d+) usec",
+        }.items()
+    }
+    for name, value in figures.items():
+        assert level[name] == pytest.approx(value / (1e3 if name.endswith("ms") else 1), rel=1e-3)
 
 
 def test_bench_reports_what_perf_analyzer_could_not_do(bench, triton):

@@ -259,6 +259,25 @@ def test_only_the_questions_in_sight_are_drawn_and_searching_12000_is_quick(page
     assert took_ms < 5000  # some 100 ms where nothing else runs
 
 
+@pytest.mark.parametrize(
+    ("gold", "said"), [("Paris", "Paris"), ("Paris", "Cats"), ("", "Cats"), ("", ""), ("Paris", "")]
+)
+def test_a_single_question_makes_a_page_and_a_card(gold, said):
+    context = "Cats live in Paris."
+    golds = (GoldAnswer(gold, context.index(gold)),) if gold else ()
+    one = Example(id="a", question="\ud800?", context=context, title="", answers=golds, paragraph=0)
+    run = Run(name="\ud800", said={"a": answer(said, context, answered=bool(said))}, threshold=0.0)
+    other = Run(name="other", said={"a": answer("live", context)}, threshold=0.0)
+    report = report_from_run(run, [one], against=other, columns={"\ud800": {"a": "\udfff"}})
+    page = page_from_report(report)
+    assert page.encode()
+    # What lies in one paragraph cannot be drawn differently: an interval of no width would say that it is certain.
+    assert 'class="interval"' not in page.split('id="scores"')[1].split('id="comparison"')[0]
+    assert "beyond chance" not in page
+    assert not re.search(r"\bnan\b", page.partition('id="figures-data"')[0])
+    assert b"## Scores" in card_from_report(report).encode()
+
+
 def test_the_card_escapes_what_markdown_would_take_for_markup():
     card = card_from_report(hostile_report())
     assert "# \\</title\\>\\<script\\>window.hacked = 3" in card
