@@ -58,7 +58,7 @@ COMMANDS = {
     "index": _command("retrieval", "index", "make a collection of documents that can be asked, or bring it up to date"),
     "search": _command("retrieval", "search", "find the passages of a collection that fit a query"),
     "evaluate-collection": _command("retrieval", "evaluate", "measure a collection on questions with known answers"),
-    "bench": _command("client", "bench", "load a server: throughput, latency, its knee, two runs compared, hours of it"),
+    "bench": _command("client", "bench", "load a server: throughput, latency, knee, two runs compared, hours of it"),
     "demo": _command("serve", "demo", "serve, ask, score and stop, in one go"),
 }
 
