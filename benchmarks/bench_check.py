@@ -11,12 +11,13 @@ import contextlib
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, stdev
 from typing import Any
 
 from bench_setting import add_repository, heldout_examples, parser_of, print_result
@@ -26,14 +27,16 @@ from spanqa import contract
 from spanqa.cli import main as spanqa
 from spanqa.squad import Example
 from spanqa_client.bench.binary import environment_with_libraries, perf_analyzer_path
-from spanqa_client.bench.comparison import Change, compare
+from spanqa_client.bench.comparison import Change, compare, t_quantile
 from spanqa_client.bench.load import Load
 from spanqa_client.bench.perf_analyzer import input_data_from_examples, measure
 from spanqa_client.bench.report import comparison_table, run_from_file
+from spanqa_client.client import QAClient
 from spanqa_client.options import Options
 from spanqa_server.server import Server
 
 N_QUESTIONS = 1000
+N_WARMING = 100
 TARGET_RATIO = 0.03
 FIGURES = {"questions_per_s": "Inferences/Second", "p50_ms": "p50 latency", "p95_ms": "p95 latency"}
 """Our figures, and perf_analyzer's columns."""
@@ -74,13 +77,19 @@ def against_perf_analyzer(
                         theirs.append(by_hand(url, data, concurrency, args.window_s, folder))
                 bar.update()
             for name in FIGURES:
-                mine = geometric_mean([getattr(one, name) for one in ours])
-                other = geometric_mean([one[name] for one in theirs])
+                pairs = [(getattr(one, name), other[name]) for one, other in zip(ours, theirs, strict=True)]
+                mine, other = (geometric_mean(side) for side in zip(*pairs, strict=True))
                 rows.append(
                     {"concurrency": concurrency, "figure": name, "bench": mine, "perf_analyzer": other}
-                    | {"ratio": mine / other}
+                    | {"ratio": mine / other, "spread": ratio_spread(pairs)}
                 )
     return rows
+
+
+def ratio_spread(pairs: Sequence[tuple[float, float]]) -> float:
+    """Give how far the mean ratio of the pairs may be off by chance, as a share: Student's interval of 95 %."""
+    gaps = [math.log(mine / other) for mine, other in pairs]
+    return math.expm1(t_quantile(0.95, len(gaps) - 1) * stdev(gaps) / math.sqrt(len(gaps)))
 
 
 def against_itself(args: argparse.Namespace, url: str, examples: Sequence[Example], folder: Path) -> list[Change]:
@@ -117,7 +126,8 @@ def main() -> int:
     examples = heldout_examples(N_QUESTIONS)
     with tempfile.TemporaryDirectory() as name, Server(args.repository) as server:
         folder = Path(name)
-        measure(Load(url=server.url, model_name=contract.QUESTION_ANSWERING, window_s=1.0), _warm(examples), 4)
+        with QAClient(server.url) as client:
+            list(client.ask_many([(one.question, one.context) for one in examples[:N_WARMING]], timeout_s=600))
         rows = against_perf_analyzer(args, server.url, examples, folder)
         changes = against_itself(args, server.url, examples, folder)
     farthest = max(abs(row["ratio"] - 1) for row in rows)
@@ -129,7 +139,7 @@ def main() -> int:
             row["figure"],
             f"{row['bench']:.2f}",
             f"{row['perf_analyzer']:.2f}",
-            f"{row['ratio']:.3f}",
+            f"{row['ratio']:.3f} +- {row['spread']:.3f}",
         )
         for row in rows
     ]
@@ -139,10 +149,6 @@ def main() -> int:
         print(f"farthest from 1: {100 * farthest:.1f} % (at most {100 * TARGET_RATIO:g} %)")
         print(comparison_table(changes))
     return int(farthest > TARGET_RATIO or differing > 0)
-
-
-def _warm(examples: Sequence[Example]) -> str:
-    return input_data_from_examples(examples[:200], Options())
 
 
 if __name__ == "__main__":

@@ -132,6 +132,8 @@ def test_a_server_stops_soon_after_texts_that_were_cut_off_beside_good_questions
 
 def test_neither_client_nor_server_reads_the_wall_clock(root: Path) -> None:
     sources = [path for part in ("client", "server") for path in (root / part).rglob("*.py")]
+    # These only write down when they ran.
+    sources = [path for path in sources if {"bench", "reports"}.isdisjoint(path.parts)]
     assert len(sources) > 20
     words = ("time.time(", "datetime.now(", "utcnow(", "time.time_ns(")
     assert not [str(path) for path in sources if any(word in path.read_text("utf-8") for word in words)]
