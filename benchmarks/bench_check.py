@@ -28,7 +28,7 @@ from spanqa.cli import main as spanqa
 from spanqa.squad import Example
 from spanqa_client.bench.binary import environment_with_libraries, perf_analyzer_path
 from spanqa_client.bench.comparison import Change, compare, t_quantile
-from spanqa_client.bench.load import Load
+from spanqa_client.bench.load import Load, served_version
 from spanqa_client.bench.perf_analyzer import input_data_from_examples, measure
 from spanqa_client.bench.report import comparison_table, run_from_file
 from spanqa_client.client import QAClient
@@ -42,13 +42,13 @@ FIGURES = {"questions_per_s": "Inferences/Second", "p50_ms": "p50 latency", "p95
 """Our figures, and perf_analyzer's columns."""
 
 
-def by_hand(url: str, data: Path, concurrency: int, window_s: float, folder: Path) -> dict[str, float]:
+def by_hand(load: Load, data: Path, concurrency: int, folder: Path) -> dict[str, float]:
     """Call perf_analyzer as its manual does, and give what its report says; latencies in milliseconds."""
     report = folder / "by_hand.csv"
     command = [
-        *[perf_analyzer_path(), "-m", contract.QUESTION_ANSWERING, "-u", url, "-i", "grpc", "--async"],
-        *["--input-data", str(data), "--concurrency-range", f"{concurrency}", "-p", f"{round(1000 * window_s)}"],
-        *["-s", "1000", "-f", str(report)],
+        *[perf_analyzer_path(), "-m", load.model_name, "-x", served_version(load), "-u", load.url, "-i", "grpc"],
+        *["--async", "--input-data", str(data), "--concurrency-range", f"{concurrency}"],
+        *["-p", f"{round(1000 * load.window_s)}", "-s", "1000", "-f", str(report)],
     ]
     environment = environment_with_libraries(folder / "lib")
     subprocess.run(command, env=environment, check=True, capture_output=True, cwd=folder)
@@ -74,7 +74,7 @@ def against_perf_analyzer(
                     if is_ours:
                         ours.append(measure(load, text, concurrency))
                     else:
-                        theirs.append(by_hand(url, data, concurrency, args.window_s, folder))
+                        theirs.append(by_hand(load, data, concurrency, folder))
                 bar.update()
             for name in FIGURES:
                 pairs = [(getattr(one, name), other[name]) for one, other in zip(ours, theirs, strict=True)]

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     # The scoring modules are standard library only.
     "spanqa_training": {
         "spanqa",
-        *(f"spanqa_client.{m}" for m in ("metrics", "thresholds", "intervals")),
+        *(f"spanqa_client.{m}" for m in ("metrics", "thresholds", "intervals", "reports")),
         "spanqa_training",
     },
     # Evaluation is what the accuracy gate is made of; the rest is what `export` and `infer_onnx` share with `infer`.
@@ -48,7 +48,7 @@ MAY_IMPORT = {
 }
 TRAINING_ORDER = (
     *("errors", "console", "model"),
-    *("data", "optimization", "spec", "checkpoints", "weights", "inference", "run", "commands"),
+    *("data", "optimization", "spec", "checkpoints", "weights", "inference", "run", "adaptation", "commands"),
 )
 """Modules and sub-packages of training: each may import itself and those before it."""
 MAX_MODULES = 14

@@ -47,17 +47,21 @@ def answerable_questions(twenty_of_short_passages, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(root, real_questions, tmp_path_factory):
-    """Cuts the texts of fifty real questions as the shipped tokenizer does, and knows no piece that they do not need.
+def small_tokenizer(root, real_questions, twenty_of_short_passages, tmp_path_factory):
+    """Cuts the texts of those questions as the shipped tokenizer does, and knows hardly a piece that they do not need.
 
     The rows of a vocabulary would be most of what a step and a saved state cost.
     """
     shipped = load_tokenizer(root / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json")
-    short = sorted(real_questions, key=lambda example: len(example.context))[:20]
-    texts = {text for example in (*real_questions[:50], *short) for text in (example.question, example.context)}
+    texts = {
+        text
+        for example in (*real_questions[:50], *twenty_of_short_passages)
+        for text in (example.question, example.context)
+    }
     vocabulary = json.loads(shipped.serialized)["model"]["vocab"]
     needed = {int(token) for text in texts for token in shipped.pieces(text).ids}
-    kept = [piece for piece, token in vocabulary.items() if token in needed or len(piece.removeprefix("##")) == 1]
+    letters = {piece for piece in vocabulary if len(piece.removeprefix("##")) == 1 and piece.isascii()}
+    kept = [piece for piece, token in vocabulary.items() if token in needed or piece in letters]
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *kept]) + "\n", encoding="utf-8")
     return load_tokenizer(path, do_lower_case=True)

@@ -224,18 +224,22 @@ class SpanModel(nn.Module):
         Raises:
             ModelError: The windows are longer than the model's positions.
         """
-        self._check_length(input_ids)
-        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * MASKED_SCORE
-        hidden = self.embeddings(input_ids, token_type_ids)
-        for layer in self.layers:
-            hidden = layer(hidden, mask, self.attention)
-        hidden = self.head_dropout(self.final_norm(hidden))
+        hidden = self.head_dropout(self.states(input_ids, attention_mask, token_type_ids))
         # The head runs in its own precision: bfloat16 logits would tie answers that differ.
         with torch.autocast(hidden.device.type, enabled=False):
             logits = self.head(hidden.to(self.head.weight.dtype))
             if logits.dtype != torch.float32:
                 logits = logits.float()
         return logits[..., 0], logits[..., 1]
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Give the encoder's last states, `(batch, length, hidden_size)`; arguments and errors as `forward`."""
+        self._check_length(input_ids)
+        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * MASKED_SCORE
+        hidden = self.embeddings(input_ids, token_type_ids)
+        for layer in self.layers:
+            hidden = layer(hidden, mask, self.attention)
+        return self.final_norm(hidden)  # type: ignore[no-any-return]
 
     def _check_length(self, input_ids: Tensor) -> None:
         if torch.jit.is_tracing() or torch.compiler.is_compiling():

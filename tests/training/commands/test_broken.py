@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from spanqa.cli import main
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.checkpoints.packed_network import save_packed_network
+from spanqa_training.model import SpanModel
 
 QUESTION = {"id": "q1", "question": "Where do cats live?", "answers": [{"text": "Paris", "answer_start": 13}]}
 CONTEXT = "Cats live in Paris."
@@ -159,6 +161,13 @@ def broken_checkpoint(tiny_checkpoint, tmp_path):
         save_checkpoint(*load_checkpoint(tiny_checkpoint), tmp_path / "model.tlt", **options)
         return tmp_path / "model.tlt"
 
+    def packed_in_chunks():
+        """One whose encrypted weights are more than a chunk: what is read is not all, and is checked all the same."""
+        small = read_checkpoint(tiny_checkpoint)
+        encoder = replace(small.encoder, hidden_size=256, intermediate_size=1024)
+        save_checkpoint(replace(small, encoder=encoder), SpanModel(encoder), tmp_path / "model.tlt", key=key)
+        return tmp_path / "model.tlt"
+
     def folder():
         return shutil.copytree(tiny_checkpoint, tmp_path / "model")
 
@@ -214,11 +223,12 @@ def broken_checkpoint(tiny_checkpoint, tmp_path):
         "a later version": lambda: edited("config.json", '"format_version": 1', '"format_version": 9'),
         "broken JSON": lambda: edited("config.json", "{", "["),
         "cut weights": lambda: cut(folder() / "model.safetensors", 1000).parent,
-        "a flipped bit": lambda: flipped(folder() / "model.safetensors", 500_000).parent,
+        "a flipped bit": lambda: flipped(folder() / "model.safetensors", 200_000).parent,
         "a cut file": lambda: cut(packed(), 100_000),
-        "a flipped bit in a file": lambda: flipped(packed(), 500_000),
-        "an encrypted file with a flipped bit": lambda: flipped(packed(key=key), 500_000),
-        "an encrypted file that is cut": lambda: cut(packed(key=key), 500_000),
+        "a flipped bit in a file": lambda: flipped(packed(), 200_000),
+        "an encrypted file with a flipped bit": lambda: flipped(packed_in_chunks(), 500_000),
+        "a small encrypted file with a flipped bit": lambda: flipped(packed(key=key), 200_000),
+        "an encrypted file that is cut": lambda: cut(packed(key=key), 200_000),
         "a file of the old toolkit": lambda: file(
             bytes((i * i * 7919 + i * 104729) % 65521 % 256 for i in range(20000))
         ),
@@ -244,6 +254,7 @@ CHECKPOINTS = {
     "a cut file": ("model.tlt", "copy it again"),
     "a flipped bit in a file": ("model.tlt", "copy it again"),
     "an encrypted file with a flipped bit": ("model.tlt", "restore it from a copy"),
+    "a small encrypted file with a flipped bit": ("model.tlt", "copy it again"),
     "an encrypted file that is cut": ("model.tlt", "copy it again"),
     "a file of the old toolkit": ("model.tlt", "decrypt it there"),
     "an empty file": ("model.tlt", "fetch or save it again"),

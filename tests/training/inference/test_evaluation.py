@@ -1,7 +1,9 @@
 """Offline evaluation: its order and batches change nothing, its thresholds are what they say."""
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -13,11 +15,13 @@ from spanqa.datasets import read_datasets
 from spanqa.errors import DataError
 from spanqa.spans import DecodeSettings
 from spanqa.windows import WindowMaker, batch_windows
+from spanqa_client.reports.runs import read_run
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
 from spanqa_training.data.feed import Share, span_loss
 from spanqa_training.data.labels import window_labels
 from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
 from spanqa_training.inference.prediction_files import answered
+from spanqa_training.inference.temperature import tempered_from_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,49 @@ def test_inference_stops_at_an_id_that_another_file_has_and_writes_nothing(tiny_
     assert main(["infer", "-m", str(tiny_checkpoint), "-r", str(tmp_path / "out"), *values]) == 2
     assert f"{files[1]}: line 1: id: 'one' is also the id of {files[0]}: line 1" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*predict*"))
+
+
+def test_a_report_judges_the_temperature_on_articles_that_it_was_not_fitted_on(
+    tiny_checkpoint, real_questions, root, tmp_path, capsys
+):
+    folder, page, card = tmp_path / "checkpoint", tmp_path / "report.html", tmp_path / "card.md"
+    shutil.copytree(tiny_checkpoint, folder)
+    dataset = root / "data" / "heldout200.json"
+    arguments = [str(dataset), "--quiet", "--report", str(page), "--card", str(card), "--fit-temperature"]
+    assert main(["evaluate", "-m", str(folder), *arguments]) == 0
+    fitted, _ = load_checkpoint(folder)
+    assert f"temperature of the scores 1.0000 -> {fitted.temperature:.4f} in {folder}" in capsys.readouterr().err
+    assert fitted.metrics["temperature_fitted_on"] == ["heldout200.json"]
+    assert fitted.no_answer_threshold == 0.0
+    text = re.search(r'id="figures-data">(.*?)</script>', page.read_text(encoding="utf-8"))[1]
+    before, after = json.loads(text)["calibration"]
+    assert (before["temperature"], after["temperature"]) == (1.0, fitted.temperature)
+    assert before["n"] == after["n"] < len(real_questions)
+    for part in ("# checkpoint\n", "BERT (post-LN)", "heldout200.json", "### Calibration", "## Bias\n\n*To fill:*"):
+        assert part in card.read_text(encoding="utf-8")
+    # The decoder now uses it.
+    saved = tmp_path / "again.json"
+    assert main(["evaluate", "-m", str(folder), str(dataset), "--quiet", "--save-run", str(saved)]) == 0
+    one, two = (read_run(path) for path in (tmp_path / "report.run.json", saved))
+    assert two.temperature == fitted.temperature
+    assert [said.text for said in one.said.values()] == [said.text for said in two.said.values()]
+    assert [said.score for said in one.said.values()] != [said.score for said in two.said.values()]
+
+
+def test_halves_are_whole_articles_and_of_one_article_whole_paragraphs(model, real_questions):
+    maker, network = model
+    evaluation = evaluate(network, maker, real_questions, DecodeSettings(), keep_inputs=True)
+    tempered = tempered_from_evaluation(evaluation, DecodeSettings())
+    held_back = set(tempered.held_back)
+    titles = [{real_questions[n].title for n in range(200) if (n in held_back) == side} for side in (True, False)]
+    assert titles[0].isdisjoint(titles[1])
+    assert abs(len(held_back) - 100) <= 20
+    assert len(tempered.scores_before) == len(tempered.scores_after) == len(held_back)
+    one_article = [dataclasses.replace(example, title="one") for example in real_questions[:40]]
+    split = tempered_from_evaluation(
+        evaluate(network, maker, one_article, DecodeSettings(), keep_inputs=True), DecodeSettings()
+    )
+    assert "one half of the paragraphs" in split.fitted_on
+    one_paragraph = [dataclasses.replace(example, title="one", paragraph=0) for example in real_questions[:3]]
+    alone = evaluate(network, maker, one_paragraph, DecodeSettings(), keep_inputs=True)
+    assert tempered_from_evaluation(alone, DecodeSettings()) is None

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spanqa_client.reports.card import TO_FILL, card_from_sections, cell, score_lines, with_interval
+from spanqa_client.reports.report import EvaluationReport
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.spec.schema import DataSpec, Spec
 
-_FILL = "*To fill:*"
+_DATA_HEAD = ("| used for | files | size | source and licence |", "|---|---|---|---|")
+_SIZES = {"n_questions": "questions", "n_unanswerable": "without an answer", "n_windows": "windows"}
 
 
 def card_from_checkpoint(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec, *, name: str) -> str:
@@ -21,43 +24,38 @@ def card_from_checkpoint(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec, 
         dataset: The section of the training data.
         name: The model's name.
     """
-    return "\n".join(
-        [
-            "---",
-            "pipeline_tag: question-answering",
-            "license: other",
-            "---",
-            "",
-            f"# {name}",
-            "",
-            _what(checkpoint),
-            "",
-            "## Data",
-            "",
-            *_data(checkpoint, spec, dataset),
-            "",
-            "## Recipe",
-            "",
-            *_recipe(checkpoint, spec, dataset),
-            "",
-            "## Scores",
-            "",
-            *_scores(checkpoint.metrics.get("validation")),
-            "",
-            "## Limits",
-            "",
-            f"{_FILL} languages, kinds of text and of questions that it was not tried on; what a wrong answer can do.",
-            "The model repeats what a passage says, and does not know whether that is true.",
-            "",
-            "## Bias",
-            "",
-            f"{_FILL} whom the training texts are about and who wrote them; how answers differ by that.",
-            "",
-            "## Licence",
-            "",
-            f"{_FILL} the licence of the weights, and those of the base model and of every file in the table.",
-            "",
-        ]
+    return card_from_sections(
+        name=name,
+        what=_what(checkpoint),
+        data=_data(checkpoint, spec, dataset),
+        recipe=_recipe(checkpoint, spec, dataset),
+        scores=_scores(checkpoint.metrics.get("validation")),
+    )
+
+
+def card_from_evaluation(checkpoint: Checkpoint, report: EvaluationReport, *, name: str) -> str:
+    """Write the card of a checkpoint with the scores of a report.
+
+    Args:
+        checkpoint: The model; what it does not know of its training is left to fill.
+        report: Its evaluation.
+        name: The model's name.
+    """
+    facts = checkpoint.provenance
+    files = ", ".join(map(cell, facts.get("trained_on", [])))
+    sizes = [f"{facts[key]:,} {noun}" for key, noun in _SIZES.items() if key in facts]
+    evaluated = f"{len(report.outcomes):,} questions"
+    rows = [("training", files or TO_FILL, ", ".join(sizes) or TO_FILL)]
+    rows.append(("evaluation", cell(report.run.facts.get("dataset", "")) or TO_FILL, evaluated))
+    source = cell(str(facts.get("name", facts.get("source", "unknown"))))
+    recipe = [f"- started from: {source}"]
+    recipe.append("- every setting is in spec.yaml" if checkpoint.spec else f"- {TO_FILL} how it was trained")
+    return card_from_sections(
+        name=name,
+        what=_what(checkpoint),
+        data=[*_DATA_HEAD, *(f"| {use} | {names} | {size} | {TO_FILL} |" for use, names, size in rows)],
+        recipe=recipe,
+        scores=score_lines(report),
     )
 
 
@@ -84,9 +82,9 @@ def _data(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
     if spec.validation_ds.file:
         total = checkpoint.metrics["validation"]["model_threshold"]["total"]
         rows.append(("validation", spec.validation_ds.file, f"{total:,} questions"))
-    lines = ["| used for | files | size | source and licence |", "|---|---|---|---|"]
+    lines = [*_DATA_HEAD]
     for purpose, files, size in rows:
-        lines.append(f"| {purpose} | {', '.join(Path(file).name for file in files)} | {size} | {_FILL} |")
+        lines.append(f"| {purpose} | {', '.join(Path(file).name for file in files)} | {size} | {TO_FILL} |")
     return lines
 
 
@@ -117,7 +115,7 @@ def _trained_on_before(checkpoint: Checkpoint, dataset: DataSpec) -> tuple[str, 
 
 def _scores(validation: Mapping[str, Any] | None) -> list[str]:
     if not validation:
-        return [f"{_FILL} there was no validation data, so nothing was measured."]
+        return [f"{TO_FILL} there was no validation data, so nothing was measured."]
     lines = [
         f"On the validation data, which also chose the threshold ({validation['threshold']:.3f}) where there was none; "
         "in brackets 95 % bootstrap intervals over paragraphs.",
@@ -133,10 +131,6 @@ def _scores(validation: Mapping[str, Any] | None) -> list[str]:
         scores = validation[key]
         if scores:
             intervals = scores.get("intervals_95", {})
-            cells = [_with_interval(scores[name], intervals.get(name)) for name in ("exact", "f1")]
+            cells = [with_interval(scores[name], intervals.get(name)) for name in ("exact", "f1")]
             lines.append(f"| {label} | {cells[0]} | {cells[1]} | {scores['total']:,} |")
     return lines
-
-
-def _with_interval(value: float, interval: list[float] | None) -> str:
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

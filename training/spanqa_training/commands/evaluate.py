@@ -1,4 +1,4 @@
-"""`spanqa evaluate`: SQuAD metrics of a checkpoint on a dataset, offline, with the windows and decoder that serve."""
+"""`spanqa evaluate`: SQuAD metrics of a checkpoint, offline with the windows and decoder that serve, or of a server."""
 
 from __future__ import annotations
 
@@ -8,19 +8,34 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spanqa.datasets import DATASET_FORMATS
 from spanqa.files import write_atomically
+from spanqa_client.reports.options import (
+    add_report_options,
+    check_report_options,
+    wants_report,
+    write_report_files,
+)
+from spanqa_client.reports.report import report_from_run
+from spanqa_client.reports.runs import Run, Said
+from spanqa_client.reports.score_table import scores_from_report, table_from_scores
+from spanqa_client.reports.served import add_served_options, run_from_server
 from spanqa_training.commands.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
 from spanqa_training.errors import SpecError
 
 if TYPE_CHECKING:
+    from spanqa_client.reports.calibration import Tempered
+    from spanqa_training.checkpoints.checkpoint import Checkpoint
     from spanqa_training.inference.evaluation import Evaluation
     from spanqa_training.model import SpanModel
 
 REPORT_FILE = "evaluation.json"
+EXIT_SOME_FAILED = 1
+_OFFLINE = {"model": "-m", "spec": "-e", "results": "-r", "gpus": "-g", "key": "-k"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +45,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-threshold", action="store_true", help="tune the threshold here and store it in the model"
     )
+    parser.add_argument(
+        "--fit-temperature",
+        action="store_true",
+        help="fit the scores' temperature on half of the articles and store it in the model",
+    )
     parser.add_argument("--intervals", action="store_true", help="with 95 %% bootstrap intervals over paragraphs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_report_options(parser)
+    add_served_options(parser)
     parser.add_argument(
         "items",
         nargs="*",
@@ -42,50 +64,135 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer every question and print the scores at several thresholds."""
-    from spanqa.datasets import read_datasets
-    from spanqa.windows import WindowMaker
-    from spanqa_training.checkpoints.checkpoint import is_checkpoint, load_lm_head, save_checkpoint
-    from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
-    from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
-    from spanqa_training.weights.model_sources import open_model, restored_path
-
+    """Answer every question, print the scores at several thresholds, and write the files asked for."""
     if args.threshold is not None and not math.isfinite(args.threshold):
         raise SpecError(f"--threshold {args.threshold}: give a finite number")
+    check_report_options(args)
+    return _served(args) if args.url else _offline(args)
+
+
+def _served(args: argparse.Namespace) -> int:
+    from spanqa.datasets import read_datasets
+
+    given = [option for name, option in _OFFLINE.items() if getattr(args, name) is not None]
+    fits = (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature))
+    given += [option for option, is_given in fits if is_given]
+    if given:
+        raise SpecError(f"--url asks a server, and {', '.join(given)} is for a checkpoint: leave one of them out")
+    if not args.items:
+        raise SpecError("there is nothing to evaluate on: give a dataset")
+    examples = read_datasets(args.items)
+    answered, n_failed = run_from_server(args, examples, args.items)
+    report = write_report_files(args, answered, examples, args.items) or report_from_run(answered, examples)
+    scores = {"dataset": args.items, "url": args.url, **scores_from_report(report, intervals=args.intervals)}
+    print(json.dumps(scores, indent=2) if args.json else table_from_scores(scores))
+    return EXIT_SOME_FAILED if n_failed else 0
+
+
+def _offline(args: argparse.Namespace) -> int:
+    from spanqa.datasets import read_datasets
+    from spanqa.windows import WindowMaker
+    from spanqa_training.checkpoints.checkpoint import is_checkpoint
+    from spanqa_training.checkpoints.model_card import card_from_evaluation
+    from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
+    from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
+    from spanqa_training.inference.temperature import tempered_from_evaluation
+    from spanqa_training.weights.model_sources import open_model, restored_path
+
     request, files = _request(args)
     spec = request.spec
     path = restored_path(spec, request.results)
     checkpoint, model = open_model(path, key=request.key)
-    if args.fit_threshold and not is_checkpoint(path):
-        raise SpecError(f"--fit-threshold: {path} is no checkpoint to store it in: take it over with spanqa import")
+    for option, is_given in (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature)):
+        if is_given and not is_checkpoint(path):
+            raise SpecError(f"{option}: {path} is no checkpoint to store it in: take it over with spanqa import")
     checkpoint = dataclasses.replace(checkpoint, windows=spec.window_settings(checkpoint.windows))
     places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
+    settings = decode_settings(checkpoint, spec)
     evaluation = evaluate(
         network_from_model(model, *places),
         WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
         read_datasets(files, num_samples=spec.test_ds.num_samples),
-        decode_settings(checkpoint, spec),
+        settings,
         quiet=args.quiet,
         rows_per_batch=spec.test_ds.batch_size if "test_ds.batch_size" in request.given else None,
         n_threads=len(places),
+        keep_inputs=wants_report(args) or args.fit_temperature,
     )
     asked = threshold_from_spec(spec) if args.threshold is None else args.threshold
     threshold = checkpoint.no_answer_threshold if asked is None else asked
+    tempered = tempered_from_evaluation(evaluation, settings) if evaluation.inputs else None
     report = {"dataset": list(files), "model": str(path), **_scores(evaluation, threshold, intervals=args.intervals)}
-    print(json.dumps(report, indent=2) if args.json else _table(report))
+    print(json.dumps(report, indent=2) if args.json else table_from_scores(report))
     if args.results:
         text = json.dumps(report, indent=2) + "\n"
         write_atomically(request.results / REPORT_FILE, text, make_folder=True)
-    if args.fit_threshold:
-        fitted = dataclasses.replace(
-            checkpoint,
-            no_answer_threshold=report["best_threshold"]["threshold"],
-            metrics={**checkpoint.metrics, "threshold_fitted_on": [Path(file).name for file in files]},
-        )
-        lm_head = load_lm_head(path, request.key)
-        save_checkpoint(fitted, model, path, dtype=_stored_dtype(model), key=request.key, lm_head=lm_head)
-        note(f"no-answer threshold {checkpoint.no_answer_threshold:.4f} -> {fitted.no_answer_threshold:.4f} in {path}")
+    answered = _run_from_evaluation(evaluation, path, files, threshold, settings.temperature)
+    name = Path(path).stem
+    write_report_files(
+        args,
+        answered,
+        evaluation.examples,
+        files,
+        tempered=tempered,
+        card=lambda found: card_from_evaluation(checkpoint, found, name=name),
+    )
+    if args.fit_threshold or args.fit_temperature:
+        fitted = _fitted(args, checkpoint, report["best_threshold"]["threshold"], tempered, files)
+        _store(checkpoint, fitted, model, path, request)
     return 0
+
+
+def _fitted(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    threshold: float,
+    tempered: Tempered | None,
+    files: Sequence[str],
+) -> Checkpoint:
+    """The checkpoint with what was fitted."""
+    names = [Path(file).name for file in files]
+    changes: dict[str, Any] = {}
+    metrics = dict(checkpoint.metrics)
+    if args.fit_threshold:
+        changes["no_answer_threshold"] = threshold
+        metrics["threshold_fitted_on"] = names
+    if args.fit_temperature:
+        if tempered is None:
+            raise SpecError("--fit-temperature: needs questions about at least two paragraphs: give a larger dataset")
+        changes["temperature"] = tempered.temperature
+        metrics["temperature_fitted_on"] = names
+    return dataclasses.replace(checkpoint, **changes, metrics=metrics)
+
+
+def _store(before: Checkpoint, fitted: Checkpoint, model: SpanModel, path: Path, request: Request) -> None:
+    from spanqa_training.checkpoints.checkpoint import load_lm_head, save_checkpoint
+
+    lm_head = load_lm_head(path, request.key)
+    save_checkpoint(fitted, model, path, dtype=_stored_dtype(model), key=request.key, lm_head=lm_head)
+    if fitted.no_answer_threshold != before.no_answer_threshold:
+        note(f"no-answer threshold {before.no_answer_threshold:.4f} -> {fitted.no_answer_threshold:.4f} in {path}")
+    if fitted.temperature != before.temperature:
+        note(f"temperature of the scores {before.temperature:.4f} -> {fitted.temperature:.4f} in {path}")
+
+
+def _run_from_evaluation(
+    evaluation: Evaluation, path: Path, files: Sequence[str], threshold: float, temperature: float
+) -> Run:
+    said = {}
+    for example, decoded, n_windows in zip(evaluation.examples, evaluation.decoded, evaluation.n_windows, strict=True):
+        best = decoded.spans[0]
+        said[example.id] = Said(
+            text=best.text,
+            answered=decoded.has_answer(threshold),
+            char_start=best.char_start,
+            char_end=best.char_end,
+            margin=decoded.no_answer_margin,
+            score=best.score,
+            n_windows=n_windows,
+        )
+    facts = {"dataset": ", ".join(Path(file).name for file in files), "date": date.today().isoformat()}
+    return Run(name=Path(path).stem, facts=facts, said=said, threshold=threshold, temperature=temperature)
 
 
 def _stored_dtype(model: SpanModel) -> str:
@@ -110,43 +217,10 @@ def _request(args: argparse.Namespace) -> tuple[Request, Sequence[str]]:
     return request, request.spec.test_ds.file
 
 
-def _scores(evaluation: Evaluation, threshold: float, *, intervals: bool) -> dict[str, Any]:
+def _scores(evaluation: Evaluation, threshold: float, *, intervals: bool) -> Mapping[str, Any]:
     best = evaluation.tuned_threshold()
     scores: dict[str, Any] = {}
     for name, value in (("model_threshold", threshold), ("threshold_0", 0.0), ("best_threshold", best)):
         scores[name] = {"threshold": value, **evaluation.scores(value, intervals=intervals)}
     scores["forced_answerable"] = dict(evaluation.forced_scores())
     return scores
-
-
-def _table(report: Mapping[str, Any]) -> str:
-    rows = [("", "threshold", "EM", "F1", "HasAns F1", "NoAns F1", "questions")]
-    for name in ("model_threshold", "threshold_0", "best_threshold"):
-        scores = report[name]
-        low_high = scores.get("intervals_95", {}).get("f1")
-        interval = f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
-        rows.append(
-            (
-                name.replace("_", " "),
-                f"{scores['threshold']:.3f}",
-                f"{scores['exact']:.2f}",
-                f"{scores['f1']:.2f}{interval}",
-                f"{scores['HasAns_f1']:.2f}" if "HasAns_f1" in scores else "-",
-                f"{scores['NoAns_f1']:.2f}" if "NoAns_f1" in scores else "-",
-                f"{scores['total']:,}",
-            )
-        )
-    forced = report["forced_answerable"]
-    if forced:
-        rows.append(
-            ("always answering", "-", f"{forced['exact']:.2f}", f"{forced['f1']:.2f}", "", "", f"{forced['total']:,}")
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, "", "The best threshold is fitted on these very questions: an upper bound, not a score."])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from spanqa.datasets import read_datasets
 from spanqa.squad import Example
@@ -21,7 +22,7 @@ from spanqa_training.data.window_index import build_or_open_index
 from spanqa_training.data.windowing import windows_of_examples
 from spanqa_training.errors import SpecError
 from spanqa_training.inference.decode_settings import decode_settings
-from spanqa_training.model import SpanModel
+from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.optimization.optimizers import WITH_BETAS
 from spanqa_training.optimization.schedules import unread_settings
 from spanqa_training.run.launch import accelerator_of, precision_of
@@ -50,11 +51,11 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     dataset = spec.require_files(section)
     if section == "finetuning_ds" and not spec.restore_from:
         raise SpecError("restore_from: must be the checkpoint to fine-tune, got nothing: give -m CHECKPOINT")
-    save_to = _checked_name(spec.save_to or save_to)
+    save_to = checked_name(spec.save_to or save_to)
     check_target(request.results / CHECKPOINTS / save_to)
-    _note_precision(spec)
+    note_precision(spec)
     validation = read_datasets(spec.validation_ds.file, num_samples=spec.validation_ds.num_samples)
-    _note_unused(request)
+    note_unused(request)
     checkpoint, model = base_model(spec, key=request.key, results=request.results, warn=note)
     asked = decode_settings(checkpoint, spec)
     checkpoint = dataclasses.replace(
@@ -82,13 +83,18 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     )
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """Give the name of a checkpoint back when it can be one.
+
+    Raises:
+        SpecError: It cannot.
+    """
     if Path(name).name != name or Path(name).suffix not in _ENDINGS:
         raise SpecError(f"save_to: must be a name, alone for a folder or with .tlt for one file, got {name!r}")
     return name
 
 
-def _note_unused(request: Request) -> None:
+def note_unused(request: Request) -> None:
     """Tell of what the spec says to other commands, or about a new model where a restored one is trained."""
     if "model.dataset.n_best_size" in request.given:
         note("without effect on this command: model.dataset.n_best_size (spanqa infer reads it)")
@@ -106,7 +112,8 @@ def _note_unused(request: Request) -> None:
         note(f"the model is restored from {request.spec.restore_from}, so these are without effect: {', '.join(idle)}")
 
 
-def _note_precision(spec: Spec) -> None:
+def note_precision(spec: Spec) -> None:
+    """Tell of a precision that this machine has no way to train in."""
     accelerator = accelerator_of(spec.trainer)
     if precision_of(spec.trainer, accelerator) != PRECISIONS[spec.trainer.precision]:
         note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in bf16 on the CPU")
@@ -136,14 +143,19 @@ def _index(request: Request, section: str, dataset: DataSpec, checkpoint: Checkp
         return index.folder
 
 
-def _origin(index: Path, validation: Sequence[Example], model: SpanModel) -> dict[str, str]:
-    """SHA-256 of what a run starts from, by the name that its user knows it by."""
-    weights = hashlib.sha256(repr(model.config).encode())
+def fingerprint_of_weights(model: nn.Module, config: EncoderConfig) -> str:
+    """Give the SHA-256 of a model's architecture and weights, as hexadecimal digits."""
+    weights = hashlib.sha256(repr(config).encode())
     for name, tensor in model.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return weights.hexdigest()
+
+
+def _origin(index: Path, validation: Sequence[Example], model: SpanModel) -> dict[str, str]:
+    """SHA-256 of what a run starts from, by the name that its user knows it by."""
     return {
-        "base model": weights.hexdigest(),
+        "base model": fingerprint_of_weights(model, model.config),
         # The index is named by its content.
         "training data": index.name,
         "validation data": hashlib.sha256(repr(list(validation)).encode()).hexdigest(),

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
@@ -44,11 +44,15 @@ class Evaluation:
         examples: The questions, in order.
         decoded: What the model says to each.
         losses: Each window's loss against the first gold answer, as in training.
+        inputs: Windows and logits of each question; none unless they were to be kept.
+        n_windows: How many windows each question has.
     """
 
     examples: Sequence[Example]
     decoded: Sequence[Decoded]
     losses: Sequence[float] = ()
+    inputs: Sequence[tuple[Windows, Logits]] = field(default=(), repr=False)
+    n_windows: Sequence[int] = ()
 
     def predictions(self, threshold: float) -> dict[str, str]:
         """Answer text by question id; empty where the margin is above the threshold."""
@@ -195,6 +199,7 @@ def evaluate(
     quiet: bool = True,
     rows_per_batch: int | None = None,
     n_threads: int = 1,
+    keep_inputs: bool = False,
 ) -> Evaluation:
     """Answer a dataset offline, with the windows and the decoder that serve.
 
@@ -206,6 +211,7 @@ def evaluate(
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
+        keep_inputs: Whether windows and logits are kept, to decode them again.
 
     Raises:
         DataError: A question or a context holds no word.
@@ -227,7 +233,13 @@ def evaluate(
             )
         )
         losses += _losses(windows, example, start, end)
-    return Evaluation(examples=examples, decoded=decoded, losses=losses)
+    return Evaluation(
+        examples=examples,
+        decoded=decoded,
+        losses=losses,
+        inputs=list(zip(all_windows, logits, strict=True)) if keep_inputs else (),
+        n_windows=[len(windows) for windows in all_windows],
+    )
 
 
 def _losses(

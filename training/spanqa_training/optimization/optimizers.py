@@ -26,14 +26,15 @@ def make_optimizer(
     """Make an optimiser over a model's parameters; biases and norms are not decayed (Devlin et al. 2018's code).
 
     Args:
-        model: The model.
+        model: The model; what of it needs no gradient is left alone.
         name: One of OPTIMIZERS.
         lr: Highest learning rate.
         betas: Used by the Adam family.
         weight_decay: Of the weight matrices.
     """
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1]
+    plain = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     options: dict[str, Any] = {"lr": lr}
     if name in WITH_BETAS:

@@ -1,4 +1,4 @@
-"""The course of a training run as one SVG picture: loss by step, validation loss, exact match and F1 by check."""
+"""The course of a training run as one SVG picture: loss by step, and by check validation loss and what else it gave."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def svg_from_run(results: Path, *, title: str) -> str | None:
     """
     lines = [json.loads(line) for line in (results / LOG_FILE).read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
-    checks = [line for line in lines if "val_loss" in line]
+    checks = [line for line in lines if "val_loss" in line and "train_loss" in line]
     panels = []
     if steps:
         panels.append(_panel(_thinned(steps), {"training loss": "loss"}))
     if checks:
         panels.append(_panel(checks, {"loss in training": "train_loss", "validation loss": "val_loss"}))
-        panels.append(_panel(checks, {"F1": "f1", "exact match": "exact"}))
+        scores = {"F1": "f1", "exact match": "exact"} if "f1" in checks[0] else {"perplexity": "perplexity"}
+        panels.append(_panel(checks, scores))
     return svg_from_panels(panels, title=title) if panels else None
 
 

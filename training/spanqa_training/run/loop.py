@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.data.batch_order import batch_order
-from spanqa_training.data.feed import Feed, Share, WindowSource, span_loss
+from spanqa_training.data.feed import SPANS, AnyShare, Feed, Objective
 from spanqa_training.errors import RunError
-from spanqa_training.model import SpanModel
 from spanqa_training.optimization.optimizers import make_optimizer
 from spanqa_training.optimization.schedules import Schedule
 from spanqa_training.run.log_file import TrainLog
@@ -35,15 +35,16 @@ class Trainer:
 
     Args:
         fabric: The process's Fabric, launched.
-        model: The model to train, in place.
-        windows: The labelled windows.
-        lengths: `int32 (n_windows,)`: their lengths.
+        model: The model to train, in place; it has a `config`.
+        rows: What is trained on, as the objective takes it.
+        lengths: `int32 (n_rows,)`: their lengths.
         spec: The run's spec.
         dataset: The section of the data.
         results: The folder of results; an interrupted run there is resumed.
-        key: Encrypts the saved state; None without.
+        key: Encrypts the saved state.
         origin: What the run started from, as in `RunState`.
         quiet: Whether to hide the progress bar.
+        objective: What is learned.
 
     Raises:
         RunError: If the folder holds a run with another spec or origin, or no batch can be made.
@@ -52,8 +53,8 @@ class Trainer:
     def __init__(
         self,
         fabric: Fabric,
-        model: SpanModel,
-        windows: WindowSource,
+        model: nn.Module,
+        rows: Any,
         lengths: NDArray[np.int32],
         *,
         spec: Spec,
@@ -62,14 +63,17 @@ class Trainer:
         key: Key | None = None,
         origin: Mapping[str, str] = {},
         quiet: bool = False,
+        objective: Objective = SPANS,
     ) -> None:
         self._fabric, self._spec, self._data, self._lengths, self._quiet = fabric, spec, dataset, lengths, quiet
+        self._objective, self._stop = objective, False
         torch.manual_seed(spec.trainer.seed + fabric.global_rank)
         optim = spec.optim
         optimizer = make_optimizer(model, optim.name, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self._model, self._optimizer = fabric.setup(model, optimizer)
         self._feed = Feed(
-            source=windows,
+            source=rows,
+            objective=objective,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
             num_workers=_first(dataset.num_workers, spec.model.dataset.num_workers),
@@ -79,7 +83,8 @@ class Trainer:
         self._accumulate = spec.trainer.accumulate_grad_batches
         self._steps_per_epoch = math.ceil(len(self._order(0)) / self._accumulate)
         self._n_steps = spec.trainer.max_steps or self._steps_per_epoch * spec.trainer.max_epochs
-        self._schedule = Schedule(spec=optim.sched, lr=optim.lr, n_steps=self._n_steps, width=model.config.hidden_size)
+        config: Any = model.config
+        self._schedule = Schedule(spec=optim.sched, lr=optim.lr, n_steps=self._n_steps, width=config.hidden_size)
         self._keeper = Keeper(
             fabric=fabric,
             model=self._model,
@@ -92,7 +97,6 @@ class Trainer:
         self._at = self._keeper.restore()
         checked = {entry.get("step") for entry in self.log}
         self._log = TrainLog(results, step=self._step(), checked=checked) if fabric.global_rank == 0 else None
-        self._stop = False
 
     @property
     def resumed_at(self) -> tuple[int, int]:
@@ -108,6 +112,12 @@ class Trainer:
     def log(self) -> list[dict[str, Any]]:
         """What `on_check` gave, in order, before an interruption too."""
         return self._at.log
+
+    def remember(self, entry: dict[str, Any]) -> None:
+        """Keep what was found of the model before or between steps, and log it; it has a `step`."""
+        self._at.log.append(entry)
+        if self._log:
+            self._log.write(**entry)
 
     def stop(self) -> None:
         """Ask the run to save its state and end after the current step; safe in a signal handler."""
@@ -171,14 +181,14 @@ class Trainer:
             unit="batch",
             disable=True if hidden else None,
         ) as bar:
-            for share in self._feed.shares(order[self._at.batch :]):
+            for share in self._feed.shares(order[self._at.batch :], self._at.epoch):
                 last = self._at.batch + 1 == len(order)
                 due = time.monotonic() - saved_at > self._spec.trainer.save_every_s
                 stop, due = self._train_batch(share, last=last, due=due)
                 bar.update()
                 bar.set_postfix(loss=f"{self._at.loss_sum / self._at.batch:.3f}", refresh=False)
                 if last or self._at.batch % check_every == 0:
-                    if self._spec.validation_ds.file:
+                    if self._spec.validation_ds.file or self._objective is not SPANS:
                         self._keeper.save(self._at)
                         saved_at = time.monotonic()
                     if not self._check(on_check):
@@ -206,19 +216,15 @@ class Trainer:
         )
         entry = on_check(progress)
         self._model.train()
-        if entry is None:
-            return False
-        self._at.log.append(entry)
-        if self._log:
-            self._log.write(**entry)
-        return True
+        if entry is not None:
+            self.remember(entry)
+        return entry is not None
 
-    def _train_batch(self, share: Share, *, last: bool, due: bool) -> tuple[bool, bool]:
+    def _train_batch(self, share: AnyShare, *, last: bool, due: bool) -> tuple[bool, bool]:
         """Train on one batch; says whether any process was asked to stop, and whether the first wants to save."""
         step_now = last or (self._at.batch + 1) % self._accumulate == 0
         with self._fabric.no_backward_sync(self._model, enabled=not step_now):
-            start_logits, end_logits = self._model(*share.inputs)
-            loss = span_loss(start_logits, end_logits, share) * share.weight
+            loss = self._objective.loss(self._model, share) * share.weight
             # Gradients are averaged over processes; the mean over the global batch is the sum of the shares.
             self._fabric.backward(loss * self._fabric.world_size / self._accumulate)
         told = torch.tensor([float(loss.detach()), self._stop, due and self._fabric.global_rank == 0])

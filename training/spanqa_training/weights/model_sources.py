@@ -13,7 +13,7 @@ import torch
 
 from spanqa.tokenization import Tokenizer, load_tokenizer
 from spanqa_training.checkpoints.archive import first_member
-from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from spanqa_training.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, load_lm_head
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.checkpoints.packed_network import PackedNetwork, read_packed_network
 from spanqa_training.checkpoints.storage import NETWORK_FILE
@@ -52,6 +52,11 @@ def open_model(path: str | Path, *, key: Key | None = None) -> tuple[Checkpoint,
         return load_checkpoint(path, key=key)
     imported = import_model(path)
     return imported.checkpoint, imported.model.eval()
+
+
+def lm_head_of(path: str | Path, *, key: Key | None = None) -> dict[str, torch.Tensor]:
+    """Read the head of the masked language model of what `open_model` opens; empty where it has none."""
+    return load_lm_head(path, key) if is_checkpoint(path) else import_model(path).lm_head
 
 
 def open_network(path: Path, *, key: Key | None = None) -> PackedNetwork:
