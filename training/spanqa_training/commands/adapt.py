@@ -23,7 +23,7 @@ _SAVE_TO = "adapted-model.tlt"
 _INDEX = "index"
 _FOR_QUESTIONS = (
     *("doc_stride", "max_query_length", "max_answer_length", "word_boundaries", "version_2_with_negative"),
-    *("null_score_diff_threshold", "n_best_size", "keep_doc_spans", "use_cache", "do_lower_case"),
+    *("null_score_diff_threshold", "keep_doc_spans", "use_cache"),
 )
 
 
@@ -158,9 +158,11 @@ def _sequence_length(spec: Spec, checkpoint: Checkpoint) -> int:
 
 def _note_unused(request: Request) -> None:
     """Tell of what the spec says to other commands."""
+    from spanqa_training.commands.prepare import note_unused
+
+    note_unused(request)
     keys = [*(f"model.dataset.{name}" for name in _FOR_QUESTIONS), "trainer.save_top_k"]
-    given = {*request.given}
-    idle = [key for key in keys if key in given]
-    idle += sorted(key for key in given if key.startswith(("model.token_classifier.", "model.language_model.")))
+    idle = [key for key in keys if key in request.given]
+    idle += sorted(key for key in request.given if key.startswith("model.token_classifier."))
     if idle:
         note(f"without effect on this command: {', '.join(idle)}")
