@@ -44,7 +44,7 @@ COMMANDS = {
     "adapt": _command("training", "adapt", "adapt a checkpoint's language to a domain by its plain text"),
     "train": _command("training", "train", "train a checkpoint from a spec"),
     "finetune": _command("training", "finetune", "train a checkpoint further"),
-    "evaluate": _command("training", "evaluate", "score a checkpoint on a dataset, offline"),
+    "evaluate": _command("training", "evaluate", "score a checkpoint on a dataset, offline, or a server"),
     "infer": _command("training", "infer", "answer a dataset offline"),
     "export": _command("build", "export", "export a checkpoint: ONNX, a model repository, Hugging Face"),
     "infer_onnx": _command("build", "infer_onnx", "answer a dataset offline with an exported ONNX"),
