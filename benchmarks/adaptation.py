@@ -70,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-as-is", action="store_true", help="the base has no head for questions: do not ask it")
     parser.add_argument("--text", help="text to adapt to, in place of the contexts")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--precision", default="32", help="of training (default: %(default)s)")
     parser.add_argument("--adapt-epochs", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--tune-epochs", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--tune-lr", type=float, default=1e-4, help="(default: %(default)s)")
@@ -90,6 +91,7 @@ def _adapted(args: argparse.Namespace, name: str, seed: int) -> tuple[Path, dict
     target = results / "checkpoints" / "adapted-model.tlt"
     if not target.exists():
         options = [f"training_ds.file={args.text or args.train}", f"trainer.max_epochs={args.adapt_epochs}"]
+        options.append(f"trainer.precision={args.precision}")
         spec = ("-e", str(SPECS / "adapt.yaml"), "-m", str(args.base), "--held-out", "0.1")
         _spanqa(args, "adapt", results, *spec, *options, f"trainer.seed={seed}")
     return target, json.loads((results / "metrics.json").read_text("utf-8"))["held_out"]
@@ -100,6 +102,7 @@ def _tuned(args: argparse.Namespace, name: str, base: Path, seed: int) -> Path:
     target = results / "checkpoints" / "trained-model.tlt"
     if not target.exists():
         options = [f"training_ds.file={args.train}", "validation_ds.file=[]", f"trainer.max_epochs={args.tune_epochs}"]
+        options.append(f"trainer.precision={args.precision}")
         spec = ("-e", str(SPECS / "minilm_passages.yaml"), "-m", str(base))
         _spanqa(args, "train", results, *spec, *options, f"optim.lr={args.tune_lr}", f"trainer.seed={seed}")
     return target
