@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -56,3 +56,22 @@ def open_atomically(path: str | Path, *, make_folder: bool = False) -> Iterator[
             raise
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def check_apart(read: str | Path, written: Mapping[str, str | None]) -> None:
+    """Refuse to write a file over the one that is read, or over another that is written.
+
+    Args:
+        read: The file that is read.
+        written: Those that are written, by the option that names each; None where it names none.
+
+    Raises:
+        DataError: Two are one file.
+    """
+    names = {os.path.realpath(read): "what is read"}
+    for option, path in written.items():
+        if path is None:
+            continue
+        other = names.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise DataError(f"{option} {path}: is also {other}: give another file")

@@ -12,7 +12,7 @@ from spanqa_client.answer import Answer
 from spanqa_client.contexts import ContextAnswers, chunks_of_contexts, ranked_contexts
 from spanqa_client.errors import BadRequest
 from spanqa_client.natural_query import NaturalQueryResponse, natural_query_from_answer
-from spanqa_client.options import DEFAULT_TIMEOUT_S, Options, check_timeout, pair_from_item, utf8_from_text
+from spanqa_client.options import DEFAULT_TIMEOUT_S, Options, check_timeout, check_top_n, pair_from_item, utf8_from_text
 from spanqa_client.steps import Steps
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ class Asking:
         Raises:
             InputError, ClientError: As `ask`.
         """
+        check_top_n(top_n)
         # Two at least: the second tells the model's temperature, which the score of "no answer" needs.
         answer = yield from self.ask(query, context, top_n=2 if top_n == 1 else top_n, timeout_s=timeout_s)
         return natural_query_from_answer(answer, top_n)

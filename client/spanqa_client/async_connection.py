@@ -67,10 +67,16 @@ class AioConnection(Opened):
             raise self.failure(error) from error
         except asyncio.CancelledError as error:
             # A channel that is closed cancels its calls; so does whoever waits for this one, and that goes on its way.
-            if self._is_closed:
+            if self._is_closed and not _is_cancelled():
                 raise ClientError("the client was closed while it was asking") from error
             raise
         except grpc.aio.UsageError as error:
             if self._is_closed:
                 raise ClientError("the client is closed: make a new one") from error
             raise
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels the task itself; before Python 3.11 none tells."""
+    task: Any = asyncio.current_task()
+    return bool(task and hasattr(task, "cancelling") and task.cancelling())

@@ -59,12 +59,14 @@ class Attempts:
 
         while True:
             server = servers.take(time.monotonic())
+            was_connected = server.is_connected
             try:
-                if not server.is_connected:
+                if not was_connected:
                     yield from self._connect(server, left_s)
+                    was_connected = True
                 result: T = yield Send(server, send, left_s)
             except CallFailed as failed:
-                verdict = yield from self._judge(server, failed, timeout_s, left_s)
+                verdict = yield from self._judge(server, failed, timeout_s, left_s, was_connected=was_connected)
             else:
                 servers.answered(server)
                 self._has_answered = True
@@ -79,7 +81,9 @@ class Attempts:
                 refusing.add(server)
             has_others = len(servers.all) > len(refusing | {server})
             if has_others and now + _WORTH_S < deadline and servers.n_fit(now):
-                continue  # another one may answer at once
+                if not (yield Pause(0.0)):  # somebody still waits
+                    continue  # another one may answer at once
+                raise verdict.error from verdict.cause
             # Half to one and a half times: many questions that failed together come back apart.
             wait_s = backoff_s * random.uniform(0.5, 1.5)  # noqa: S311 - spreading load, not secrets
             limit = deadline if servers.any_connected else min(deadline, started + self._connect_timeout_s)
@@ -103,10 +107,17 @@ class Attempts:
         server.is_connected = True
 
     def _judge(
-        self, server: Server, failed: CallFailed, timeout_s: float, left_s: Callable[[], float]
+        self,
+        server: Server,
+        failed: CallFailed,
+        timeout_s: float,
+        left_s: Callable[[], float],
+        *,
+        was_connected: bool,
     ) -> Steps[Judgement]:
         verdict = judged(server.url, failed, timeout_s=timeout_s, has_answered=self._has_answered)
-        if server.is_connected or failed.is_closed:
+        # As it was when the question was sent: another one may have found out since that the server hangs.
+        if was_connected or failed.is_closed:
             if isinstance(verdict.error, Timeout) and len(self.servers.all) > 1:
                 server.is_connected = False  # it may hang: it is to show that it lives before it gets another question
             return verdict

@@ -17,7 +17,7 @@ from spanqa_client.many import answers_as_completed, answers_in_order, with_prog
 from spanqa_client.options import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY
 from spanqa_client.options import DEFAULT_CONNECT_TIMEOUT_S as DEFAULT_CONNECT_TIMEOUT_S
 from spanqa_client.options import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
-from spanqa_client.options import HowMany, Run
+from spanqa_client.options import HowMany, Run, items_from
 from spanqa_client.security import ConnectionSettings
 from spanqa_client.servers import DEFAULT_URL as DEFAULT_URL
 
@@ -150,5 +150,5 @@ class QAClient:
             return connection.run(asking.rows([item], run.options, run.timeout_s), stop)[0]
 
         answers_of: Any = answers_as_completed if as_completed else answers_in_order
-        answers = answers_of(ask, items, concurrency=run.concurrency, raises=run.raises)
+        answers = answers_of(ask, items_from(items), concurrency=run.concurrency, raises=run.raises)
         return with_progress(answers, items) if run.progress else answers

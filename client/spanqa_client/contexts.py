@@ -92,6 +92,8 @@ def chunks_of_contexts(question: str, contexts: Iterable[str]) -> Iterator[list[
     """
     if isinstance(contexts, (str, bytes)):
         raise InputError("contexts is one text: give a list of texts, or use ask")
+    if not isinstance(contexts, Iterable):
+        raise InputError(f"contexts is of type {type(contexts).__name__}: give a list of texts")
     held = list(contexts)
     if not held:
         raise InputError("there is no context: give at least one")

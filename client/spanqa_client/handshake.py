@@ -107,8 +107,9 @@ def _context(settings: ConnectionSettings) -> ssl.SSLContext:
     if settings.ca_file is not None:
         pem = pem_from(settings.ca_file, "the CA's certificates")
         try:
-            context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
-        except (ssl.SSLError, ValueError) as error:
+            # Comments between certificates may be in any language.
+            context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
+        except (ssl.SSLError, ValueError, TypeError) as error:
             reason = getattr(error, "reason", None) or error
             raise InputError(f"{settings.ca_file}: holds no certificate in PEM ({reason}): give the CA's") from error
     return context

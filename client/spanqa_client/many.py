@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sized
+from contextlib import aclosing
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,12 +80,13 @@ def with_progress(answers: Iterator[Said], items: Iterable[Any]) -> Iterator[Sai
             yield answer
 
 
-async def with_progress_async(answers: AsyncIterator[Said], items: Any) -> AsyncIterator[Said]:
+async def with_progress_async(answers: AsyncGenerator[Said, None], items: Any) -> AsyncIterator[Said]:
     """Show how many answers have come, as `with_progress`."""
-    with progress_bar(items) as bar:
-        async for answer in answers:
-            bar.update()
-            yield answer
+    async with aclosing(answers):
+        with progress_bar(items) as bar:
+            async for answer in answers:
+                bar.update()
+                yield answer
 
 
 def progress_bar(items: Any) -> Any:

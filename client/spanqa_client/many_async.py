@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from spanqa.errors import InputError, SpanqaError
+from spanqa.errors import SpanqaError
 from spanqa_client.many import AHEAD
+from spanqa_client.options import items_from
 
 Said = TypeVar("Said")
 """What is said to one item."""
@@ -47,10 +48,10 @@ class _Run(Generic[Said]):
                 except SpanqaError as error:
                     outcome = error
                 self.found.put_nowait((index, outcome))
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # the items' own error, or one of ours: whoever waits must hear of it
+        except BaseException as error:  # the items' own, one of ours, a task cancelled: whoever waits must hear of it
             self.found.put_nowait(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
         finally:
             self._n_working -= 1
             if not self._n_working:
@@ -139,9 +140,7 @@ async def _end(workers: list[asyncio.Task[None]]) -> None:
 def _iterator(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
     if isinstance(items, AsyncIterable):
         return aiter(items)
-    if not isinstance(items, Iterable):
-        raise InputError(f"items are of type {type(items).__name__}: give an iterable of (question, context) pairs")
-    return _from_iterable(items)
+    return _from_iterable(items_from(items))
 
 
 async def _from_iterable(items: Iterable[Any]) -> AsyncIterator[Any]:

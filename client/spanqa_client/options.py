@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from spanqa.contract import DEFAULT_TOP_N, MAX_TOP_N
 from spanqa.errors import InputError
@@ -39,7 +41,10 @@ class Options:
             raise InputError(f"distinct is {self.distinct!r}: give True or False")
         threshold = self.no_answer_threshold
         if threshold is not None and (
-            isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold)
+            isinstance(threshold, bool)
+            or not isinstance(threshold, (int, float))
+            or (isinstance(threshold, int) and abs(threshold) > sys.float_info.max)
+            or math.isnan(threshold)
         ):
             raise InputError(f"no_answer_threshold is {threshold!r}: give a number, or None for the model's own")
 
@@ -133,14 +138,18 @@ def utf8_from_text(name: str, text: object) -> bytes:
         ) from error
 
 
+LONGEST_TIMEOUT_S = 31_536_000
+"""A year: gRPC takes much more for a time that is over."""
+
+
 def check_timeout(timeout_s: float) -> None:
     """Refuse a timeout that is not a positive number of seconds.
 
     Raises:
         InputError: It is not.
     """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
-        raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds above 0")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise InputError(f"timeout_s is {timeout_s!r}: give a number of seconds above 0, at most {LONGEST_TIMEOUT_S:,}")
 
 
 def pair_from_item(item: tuple[str, str]) -> tuple[str, str]:
@@ -154,6 +163,26 @@ def pair_from_item(item: tuple[str, str]) -> tuple[str, str]:
     except (TypeError, ValueError) as error:
         raise InputError(f"an item is of type {type(item).__name__}: give (question, context) pairs") from error
     return question, context
+
+
+def items_from(items: Any) -> Iterable[Any]:
+    """Give what can be gone through.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not isinstance(items, Iterable):
+        raise InputError(f"items are of type {type(items).__name__}: give an iterable of (question, context) pairs")
+    return items
+
+
+def check_top_n(top_n: object) -> None:
+    """Refuse a number of spans that is none.
+
+    Raises:
+        InputError: It is not within 1..64.
+    """
+    _check_int("top_n", top_n, MAX_TOP_N)
 
 
 def _check_int(name: str, value: object, highest: int) -> None:

@@ -113,7 +113,7 @@ class QuestionAnsweringPipeline:
 
         Returns:
             `{"score", "start", "end", "answer"}`; a list of them, best first, for a top_k above 1; a list of either
-            for several questions.
+            for several questions; a list of one question counts as one.
 
         Raises:
             InputError: Something of it cannot be sent.
@@ -172,12 +172,12 @@ def _meant(options: Mapping[str, Any], *, stacklevel: int) -> dict[str, Any]:
 
 
 def _pairs(inputs: Sequence[Any], question: Any, context: Any) -> tuple[list[tuple[str, str]], bool]:
-    """The questions with their contexts, and whether it is one that was not in a list."""
+    """The questions with their contexts, and whether it is one: a list of one was answered without a list, too."""
     if inputs:
         if question is not None or context is not None:
             raise InputError("both mappings and question= or context= are given: give one of the two")
-        is_one = len(inputs) == 1 and isinstance(inputs[0], Mapping)
-        return [_pair(one) for one in _flat(inputs)], is_one
+        pairs = [_pair(one) for one in _flat(inputs)]
+        return pairs, len(pairs) == 1
     if question is None or context is None:
         raise InputError(f"the {'question' if question is None else 'context'} is missing: give both")
     if isinstance(question, str):
@@ -186,11 +186,14 @@ def _pairs(inputs: Sequence[Any], question: Any, context: Any) -> tuple[list[tup
                 "there is one question and a list of contexts: use QAClient.ask_contexts, or a list of both"
             )
         return [(question, context)], True
+    for name, value in (("question", question), ("context", context)):
+        if not isinstance(value, Iterable):
+            raise InputError(f"the {name} is of type {type(value).__name__}: give a text, or a list of them")
     questions = list(question)
     contexts = [context] * len(questions) if isinstance(context, str) else list(context)
     if len(questions) != len(contexts):
         raise InputError(f"{len(questions)} questions and {len(contexts)} contexts: give one context, or as many")
-    return list(zip(questions, contexts, strict=True)), False
+    return list(zip(questions, contexts, strict=True)), len(questions) == 1
 
 
 def _flat(inputs: Sequence[Any]) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from spanqa.errors import InputError
@@ -120,6 +120,8 @@ def addresses_from_url(url: str | Sequence[str]) -> list[str]:
     Raises:
         InputError: One is no address, or there is none.
     """
+    if not isinstance(url, Iterable):
+        raise InputError(f"the server's address is {url!r}: give host:port, such as {DEFAULT_URL}")
     given = url.split(",") if isinstance(url, str) else list(url)
     for one in given:
         place = _ADDRESS.fullmatch(one.strip().removeprefix(EVERY_ADDRESS)) if isinstance(one, str) else None

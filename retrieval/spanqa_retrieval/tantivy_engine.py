@@ -19,7 +19,7 @@ from spanqa.files import write_atomically
 from spanqa_retrieval.document import Passage, Scalar, as_utf8, label_of
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
-from spanqa_retrieval.read_only import linked
+from spanqa_retrieval.read_only import Links, opened
 from spanqa_retrieval.settings import IndexSettings, settings_from_json
 from spanqa_retrieval.tantivy_query import filtered, query_of, register_analyzers, schema_of, telling
 from spanqa_retrieval.words import Words
@@ -77,6 +77,7 @@ class TantivyIndex:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._links: Links | None = None
         if not is_index(path):
             raise CollectionError(f"{path}: no index there: make one with `spanqa index SOURCE -o {path}`")
         try:
@@ -86,12 +87,20 @@ class TantivyIndex:
         except (OSError, ValueError) as error:
             if "PermissionDenied" in str(error) or isinstance(error, PermissionError):
                 raise CollectionError(f"{path}: this user may not read the index: let the user read it") from error
-            raise CollectionError(f"{path}: the index cannot be read ({error}): index its sources again") from error
+            raise CollectionError(
+                f"{path}: the index cannot be read ({error}): remove the folder, and index its sources again"
+            ) from error
         self.words = Words(self.settings.stemmer)
 
     def _open(self) -> None:
         self._is_writable = os.access(self.path, os.W_OK)
-        self._index = tantivy.Index.open(str(self.path) if self._is_writable else linked(self.path, self))
+        if self._is_writable:
+            self._index = tantivy.Index.open(str(self.path))
+        else:
+            self._index, links = opened(self.path, self)
+            if self._links:
+                self._links.remove()
+            self._links = links
         register_analyzers(self._index)
         self._index.config_reader(reload_policy="manual")
         self._schema = self._index.schema

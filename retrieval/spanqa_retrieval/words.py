@@ -56,7 +56,7 @@ class Words:
         self._stems = _Stems(builder.build())
 
     def of(self, text: str) -> list[str]:
-        """Give a text's words in order; words that differ in case, in their ending or in Unicode's form are one word.
+        """Give a text's words in order; words that differ in case, in their ending or in Unicode's form are one.
 
         Args:
             text: Any text that UTF-8 can carry.
@@ -71,7 +71,7 @@ class Words:
             found = text.translate(_ASCII_WORDS).split()
         else:
             # A Turkish capital İ becomes small as two characters, i and a dot above it.
-            lowered = unicodedata.normalize("NFC", text.lower()).replace("i\u0307", "i")
+            lowered = unicodedata.normalize("NFC", text.casefold()).replace("i\u0307", "i")
             pattern = _words_of_any_script() if _NOT_SIMPLE.search(lowered) else _SIMPLE_WORDS
             found = pattern.findall(lowered)
         return " ".join(map(self._stems.__getitem__, found))

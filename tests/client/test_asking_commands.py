@@ -229,6 +229,21 @@ def test_a_collection_is_not_asked_with_options_that_would_not_be_heeded(capsys)
     assert "--html go with one text" in err
 
 
+def test_predict_writes_over_nothing_that_it_reads_or_writes(capsys, tmp_path):
+    dataset = tmp_path / "d.csv"
+    dataset.write_text("id,question,context\n1,Who?,Me.\n")
+    (tmp_path / "link.csv").symlink_to(dataset)
+    for options, message in (
+        (("-o", tmp_path / "link.csv"), "is also what is read"),
+        (("--jsonl", dataset), "is also what is read"),
+        (("-o", tmp_path / "a", "--nbest", f"{tmp_path}/./a"), "is also -o"),
+    ):
+        status, _, err = run(capsys, "predict", str(dataset), *map(str, options), "--url", "127.0.0.1:1")
+        assert status == 2
+        assert message in err
+    assert dataset.read_text() == "id,question,context\n1,Who?,Me.\n"
+
+
 def test_importing_the_client_loads_nothing_heavy_until_something_is_asked():
     code = (
         "import sys, spanqa_client\n"

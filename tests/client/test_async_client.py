@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import itertools
+import sys
 import time
 
 import grpc
@@ -55,6 +56,56 @@ def test_both_faces_have_the_same_methods_with_the_same_arguments_and_documentat
             assert inspect.iscoroutinefunction(other)
             assert not inspect.iscoroutinefunction(one)
             assert "Steps" not in str(inspect.signature(one)) + str(inspect.signature(other))
+
+
+def test_items_that_are_cancelled_are_no_end_of_them(triton):
+    async def items():
+        for number in range(3):
+            yield _item(number)
+        raise asyncio.CancelledError
+
+    async def ask(client):
+        return [answer async for answer in client.ask_many(items())]
+
+    with pytest.raises(asyncio.CancelledError):
+        _run(triton, ask)
+
+
+def test_a_task_of_it_that_is_cancelled_from_outside_does_not_hang_the_rest(triton):
+    async def ask(client):
+        found = client.ask_many((_item(number) for number in range(300)), concurrency=2)
+        await anext(found)
+        mine = asyncio.current_task()
+        next(task for task in asyncio.all_tasks() if task is not mine and "_work" in repr(task)).cancel()
+        return [answer async for answer in found]
+
+    with pytest.raises(asyncio.CancelledError):
+        _run(triton, lambda client: asyncio.wait_for(ask(client), 30))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before Python 3.11 a task does not tell that it is cancelled")
+def test_a_task_that_is_cancelled_while_the_client_is_closed_stays_cancelled(triton):
+    async def ask(client):
+        triton.delay_s = 2.0
+        task = asyncio.ensure_future(client.ask(QUESTION, CONTEXT))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    _run(triton, ask)
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_after_leaving_early_nothing_is_under_way(triton, progress):
+    async def ask(client):
+        found = client.ask_many((_item(number) for number in range(300)), concurrency=4, progress=progress)
+        await anext(found)
+        await found.aclose()
+        return [task for task in asyncio.all_tasks() if "_work" in repr(task)]
+
+    assert _run(triton, ask) == []
 
 
 def test_the_package_offers_it_by_name():

@@ -47,6 +47,16 @@ def test_tls_with_ones_own_ca_and_several_rows(face, serve, authority):
         assert [answer.text for answer in client.ask_rows([(QUESTION, CONTEXT)])] == ["Rome"]
 
 
+def test_a_bundle_of_cas_may_hold_comments_in_any_language(serve, authority, tmp_path):
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + authority.file.read_bytes())
+    with QAClient(serve().url, connection=ConnectionSettings(ca_file=bundle)) as client:
+        assert client.ask(QUESTION, CONTEXT).text == "Rome"
+    bundle.write_text("# nincs tanúsítvány\n", encoding="utf-8")
+    with pytest.raises(InputError, match="holds no certificate in PEM"):
+        QAClient("localhost:1", connection=ConnectionSettings(ca_file=bundle))
+
+
 def test_grpcs_own_credentials_are_taken_too(serve, authority):
     credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
     with QAClient(serve().url, credentials=credentials) as client:

@@ -159,6 +159,14 @@ def test_a_server_that_hangs_costs_its_own_questions_alone(pair):
     assert len([outcome for outcome in outcomes if not isinstance(outcome, Exception)]) == 20 - len(lost)
 
 
+def test_questions_that_time_out_on_servers_that_are_there_are_all_told_so(pair):
+    with QAClient(_urls(pair)) as client:
+        list(client.ask_many([(QUESTION, CONTEXT)] * 4, concurrency=2))
+        pair[0].delay_s = pair[1].delay_s = 3.0
+        outcomes = list(client.ask_many([(QUESTION, CONTEXT)] * 8, concurrency=8, on_error="return", timeout_s=0.5))
+    assert [type(outcome) for outcome in outcomes] == [Timeout] * 8
+
+
 def test_a_server_that_hangs_gets_no_question_again_until_it_shows_that_it_lives(pair):
     with QAClient(_urls(pair), connect_timeout_s=0.2) as client:
         list(client.ask_many([(QUESTION, CONTEXT)] * 4, concurrency=2))

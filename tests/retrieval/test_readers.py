@@ -488,7 +488,11 @@ def test_a_long_value_is_no_metadata_which_is_told_once(documents, tmp_path):
         ("a.json", b'{"a": 1, "b": "c"}', "data or text: missing; keys here: 'a', 'b'"),
         ("a.json", b"5", "top level: expected a list, got an integer (5)"),
         ("a.jsonl", b'{"text": "x"}\n\xff', "byte 14 is not UTF-8 (0xff): convert the file to UTF-8 first"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-20], "cannot be read: Compressed file ended before"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-20],
+            "cannot be read: Compressed file ended before",
+        ),
         ("a.parquet", b"", "row 0: cannot be read as Parquet: "),
         ("a.parquet", b"PAR1" * 10, "row 0: cannot be read as Parquet: "),
         ("a.parquet.gz", b"PAR1" * 10, "row 0: cannot be read as Parquet: "),

@@ -68,17 +68,28 @@ def compare(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[Chan
         InputError: The levels differ, or there are fewer than three rounds.
     """
     check_levels([one.level for one in old], [one.level for one in new])
-    fewest = min(len(one.rounds) for run in (old, new) for one in run)
-    if fewest < _LEAST_ROUNDS:
-        raise InputError(
-            f"a run of {fewest} rounds shows too little of its spread to be compared: measure with --rounds 3 at least"
-        )
+    check_rounds(min(len(one.rounds) for run in (old, new) for one in run))
     confidence = 1 - (1 - CONFIDENCE) / (len(old) * len(COMPARED))
     return [
         _change(before, after, metric, confidence)
         for before, after in zip(old, new, strict=True)
         for metric in COMPARED
     ]
+
+
+def check_rounds(fewest: int) -> None:
+    """Refuse runs of which too little is known to be compared.
+
+    Args:
+        fewest: Rounds of the one with the fewest.
+
+    Raises:
+        InputError: They are too few.
+    """
+    if fewest < _LEAST_ROUNDS:
+        raise InputError(
+            f"a run of {fewest} rounds shows too little of its spread to be compared: measure with --rounds 3 at least"
+        )
 
 
 def check_levels(old: Sequence[Level], new: Sequence[Level]) -> None:

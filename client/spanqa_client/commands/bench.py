@@ -16,7 +16,7 @@ from spanqa.files import write_atomically
 from spanqa.squad import Example
 from spanqa_client.bench.arguments import add_bench, command_from, duration_from, levels_from, metrics_url_from
 from spanqa_client.bench.breakdown import stage_snapshot
-from spanqa_client.bench.comparison import Change, check_levels, compare
+from spanqa_client.bench.comparison import Change, check_levels, check_rounds, compare
 from spanqa_client.bench.generator import Generator
 from spanqa_client.bench.interruption import interrupted_by_signals, interruptions_held
 from spanqa_client.bench.knee import knee_sentence
@@ -85,6 +85,7 @@ def _measured(args: argparse.Namespace, levels: tuple[Level, ...], compared: Seq
     header = _header(args, load, examples, options)
     old = run_from_file(compared[0]) if compared else None
     if old:  # which is told before minutes go by
+        check_rounds(args.rounds)
         check_comparable(old.header, header)
         check_levels([one.level for one in old.measurements], levels)
     with tqdm(total=len(levels) * args.rounds, unit="run", disable=True if args.quiet else None) as bar:

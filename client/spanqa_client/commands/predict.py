@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from spanqa.datasets import DATASET_FORMATS, read_dataset
 from spanqa.errors import InputError
-from spanqa.files import write_atomically
+from spanqa.files import check_apart, write_atomically
 from spanqa.squad import Example
 from spanqa_client.answer import Answer
 from spanqa_client.answer_files import CSV, format_of, write_rows
@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
     rows_format = format_of(args.output) if args.output else None
     if args.spreadsheet and rows_format != CSV:
         raise InputError("--spreadsheet goes with -o FILE.csv: leave it out for anything else")
+    check_apart(
+        args.dataset, {"-o": args.output, "--na-probs": args.na_probs, "--nbest": args.nbest, "--jsonl": args.jsonl}
+    )
     examples = read_dataset(args.dataset, require_answers=False)
     served = _serve(args, examples)
     if rows_format:
