@@ -244,11 +244,15 @@ def tools() -> Any:
 
 
 @pytest.fixture(scope="session")
-def benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports a module of the benchmarks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield importlib.import_module
+def benchmark() -> Callable[[str], Any]:
+    """Imports a module of the benchmarks, and leaves the path as it is: some have names that others have too."""
+
+    def imported(name: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(ROOT / "benchmarks"))
+            return importlib.import_module(name)
+
+    return imported
 
 
 @pytest.fixture(scope="session")
