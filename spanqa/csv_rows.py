@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spanqa.errors import DataError
 from spanqa.examples import PlacedExample, Reading
 from spanqa.json_stream import text_chunks
 from spanqa.jsonl import examples_from_rows
@@ -43,6 +44,25 @@ def examples_from_csv(path: Path, reading: Reading) -> Iterator[PlacedExample]:
         DataError: The file is damaged, or lacks a column.
     """
     return examples_from_rows(_rows(path, reading), reading)
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the rows of a CSV file as they stand, each with its cells by the header's names.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    csv.field_size_limit(sys.maxsize)
+    lines = _lines(text_chunks(path))
+    head = list(itertools.islice(lines, 1))
+    rows = csv.DictReader(itertools.chain(head, lines), delimiter=_separator("".join(head)))
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num} cannot be read as CSV: {error}") from error
 
 
 def _rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -58,17 +58,17 @@ def open_atomically(path: str | Path, *, make_folder: bool = False) -> Iterator[
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def check_apart(read: str | Path, written: Mapping[str, str | None]) -> None:
+def check_apart(read: str | Path | None, written: Mapping[str, str | None]) -> None:
     """Refuse to write a file over the one that is read, or over another that is written.
 
     Args:
-        read: The file that is read.
+        read: The file that is read, if any is.
         written: Those that are written, by the option that names each; None where it names none.
 
     Raises:
         DataError: Two are one file.
     """
-    names = {os.path.realpath(read): "what is read"}
+    names = {} if read is None else {os.path.realpath(read): "what is read"}
     for option, path in written.items():
         if path is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def read_na_probs(path: str | Path) -> dict[str, float]:
     """
     na_probs = _checked_object(path, read_json(path), '{"question id": number}')
     for key, value in na_probs.items():
-        if type(value) not in (int, float) or math.isnan(value):
+        is_number = type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+        if not is_number or math.isnan(value):
             raise DataError(f"{path}: {key!r}: expected a number, got {value!r}")
     return na_probs
 

@@ -239,7 +239,7 @@ class SpanModel(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
             hidden = layer(hidden, mask, self.attention)
-        return self.final_norm(hidden)  # type: ignore[no-any-return]
+        return self.final_norm(hidden)
 
     def _check_length(self, input_ids: Tensor) -> None:
         if torch.jit.is_tracing() or torch.compiler.is_compiling():

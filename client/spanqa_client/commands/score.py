@@ -17,7 +17,12 @@ from spanqa_client.intervals import bootstrap_intervals
 from spanqa_client.metrics import DEFAULT_NA_PROB_THRESH, Report, gold_from_examples, score_predictions
 from spanqa_client.predictions import predictions_from_document, read_na_probs
 from spanqa_client.reports.official import scores_from_run
-from spanqa_client.reports.options import add_report_options, check_report_options, write_report_files
+from spanqa_client.reports.options import (
+    add_report_options,
+    check_report_inputs,
+    check_report_options,
+    write_report_files,
+)
 from spanqa_client.reports.runs import Run, Said, is_run, run_from_document
 
 
@@ -46,11 +51,14 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("--na-prob-thresh is nan: give a number")
     check_report_options(args)
     examples = read_dataset(args.dataset)
+    check_report_inputs(args, examples, [args.dataset])
     questions = gold_from_examples(examples)
     document = read_json(args.predictions)
     if is_run(document):
         if args.na_probs:
             raise DataError(f"{args.predictions}: is a run, which holds its margins: leave out --na-probs")
+        if args.na_prob_thresh != DEFAULT_NA_PROB_THRESH:
+            raise DataError(f"{args.predictions}: is a run, which holds its threshold: leave out --na-prob-thresh")
         run = run_from_document(args.predictions, document)
         report = scores_from_run(run, questions)
     else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spanqa.squad import Example
+from spanqa_client.reports.columns import ordered_quarters
 from spanqa_client.reports.outcomes import Outcome
 from spanqa_client.reports.resampling import Interval, ParagraphDraws, share_intervals
 
@@ -79,10 +80,11 @@ def fields_from_outcomes(
     if len(set(divided["title"])) < 2:
         del divided["title"]
     for name, column in columns.items():
-        divided[f"{name} (column)" if name in divided else name] = [
+        divided[f"{name} (column)" if name in _FIELDS else name] = [
             column.get(outcome.example.id, NONE_GIVEN) for outcome in outcomes
         ]
-    return [_field(name, values, outcomes, draws) for name, values in divided.items()]
+    orders = {name: ordered_quarters(values) for name, values in divided.items()}
+    return [_field(name, values, outcomes, draws, orders) for name, values in divided.items()]
 
 
 def question_word(question: str) -> str:
@@ -125,16 +127,22 @@ _ORDERS = {
 """Of fields whose values have an order of their own; elsewhere the larger parts come first."""
 
 
-def _field(name: str, values: list[str], outcomes: Sequence[Outcome], draws: ParagraphDraws) -> Field:
+def _field(
+    name: str,
+    values: list[str],
+    outcomes: Sequence[Outcome],
+    draws: ParagraphDraws,
+    orders: Mapping[str, Sequence[str]],
+) -> Field:
     counts = Counter(values)
     kept = [value for value, _ in counts.most_common(MOST_PARTS)]
     if len(counts) > MOST_PARTS:
         kept = kept[: MOST_PARTS - 1]
         values = [value if value in kept else OTHERS for value in values]
-        kept.append(OTHERS)
-    order = _ORDERS.get(name)
+        kept = [*(value for value in kept if value != OTHERS), OTHERS]
+    order = _ORDERS.get(name) or orders.get(name)
     if order:
-        kept.sort(key=order.index)
+        kept.sort(key=lambda value: order.index(value) if value in order else len(order))
     # Numbers, since numpy's own texts lose the NULs at their ends.
     numbers = {value: number for number, value in enumerate(kept)}
     chosen = np.array([numbers[value] for value in values])[:, None] == np.arange(len(kept))[None, :]

@@ -6,16 +6,20 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spanqa.csv_rows import csv_rows, is_csv
 from spanqa.errors import DataError, SpanqaError
 from spanqa.examples import raise_defect
 from spanqa.json_stream import read_json, text_chunks
 from spanqa.jsonl import is_json_lines, rows_from_lines
 
 _PARQUET_MAGIC = b"PAR1"
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?"
+_QUARTER = re.compile(rf"below ({_NUMBER})|({_NUMBER}) (?:to below {_NUMBER}|or more)")
 _MOST_NUMBERS = 12
 """Different numbers that are shown one by one; more of them are cut into quarters."""
 
@@ -80,6 +84,9 @@ def _rows(path: Path, name: str) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if is_parquet:
         yield from _parquet_rows(path, name)
+        return
+    if is_csv(path):
+        yield from csv_rows(path)
         return
     chunks = text_chunks(path)
     head = next(chunks, "")
@@ -152,6 +159,17 @@ def _names_between(cuts: Iterable[float]) -> list[str]:
     bounds = [f"{cut:g}" for cut in cuts]
     between = [f"{low} to below {high}" for low, high in itertools.pairwise(bounds)]
     return [f"below {bounds[0]}", *between, f"{bounds[-1]} or more"]
+
+
+def ordered_quarters(values: Iterable[str]) -> list[str]:
+    """Give the quarters of a column of numbers in their order; nothing where values are anything else.
+
+    Args:
+        values: The column's values as texts; those of questions without one do not matter.
+    """
+    found = {value: match for value in set(values) if (match := _QUARTER.fullmatch(value))}
+    places = {value: (float(match[1] or match[2]), match[1] is None) for value, match in found.items()}
+    return sorted(places, key=places.__getitem__)
 
 
 def _text(value: Any) -> str:

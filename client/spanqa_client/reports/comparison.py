@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,8 @@ class Difference:
     Args:
         value: In points of percent.
         interval: Its paired bootstrap interval.
-        p_value: Two-sided, of the bootstrap: how often a draw falls on the other side of zero, twice.
+        p_value: Two-sided, of the bootstrap: how often a draw falls on the other side of zero, twice; not below what a
+            sign test over the paragraphs that differ could show, since a bootstrap of few paragraphs shows anything.
     """
 
     value: float
@@ -102,7 +103,11 @@ def comparison_from_outcomes(
     pairs = list(zip(ours, others, strict=True))
     drawn = draws.sums(np.array([[a.exact - b.exact, a.f1 - b.f1, 1.0] for a, b in pairs]))
     values = [100 * sum(getattr(a, name) - getattr(b, name) for a, b in pairs) / len(pairs) for name in ("exact", "f1")]
-    exact, f1 = (_difference(value, 100 * drawn[:, k] / drawn[:, 2], draws) for k, value in enumerate(values))
+    least = [
+        _least_p({a.example.context for a, b in pairs if getattr(a, name) != getattr(b, name)})
+        for name in ("exact", "f1")
+    ]
+    exact, f1 = (_difference(value, 100 * drawn[:, k] / drawn[:, 2], draws, least[k]) for k, value in enumerate(values))
     n_gained, n_lost = (sum(change == one for change in changes) for one in (GAINED, LOST))
     mcnemar, mcnemar_mid = mcnemar_test(n_gained, n_lost)
     return Comparison(
@@ -137,7 +142,8 @@ def mcnemar_test(n_gained: int, n_lost: int) -> tuple[float, float]:
         for k in range(few + 1)
     ]
     tail = math.fsum(shares)
-    # Where both counts are equal, the two tails share their last term.
+    if n_gained == n_lost:  # the two tails share their last term
+        return 1.0, 1.0 - shares[-1] / 2
     return min(1.0, 2 * tail), min(1.0, 2 * tail - shares[-1])
 
 
@@ -157,11 +163,16 @@ def _same_answer(ours: Outcome, other: Outcome) -> bool:
     return one == two if min(one[1], two[1]) >= 0 else one[0] == two[0]
 
 
-def _difference(value: float, drawn: NDArray[np.float64], draws: ParagraphDraws) -> Difference:
+def _least_p(paragraphs: Collection[str]) -> float:
+    """What paragraphs that differ can show at most: a sign test's p where all of them go one way."""
+    return float(min(1.0, 2 * 0.5 ** len(paragraphs)))
+
+
+def _difference(value: float, drawn: NDArray[np.float64], draws: ParagraphDraws, least_p: float) -> Difference:
     if draws.n_paragraphs < 2:
         return Difference(value=value, interval=NO_INTERVAL, p_value=1.0)
     n = len(drawn)
     below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
     # One more than was drawn: a p of 0 cannot be told from finitely many draws.
-    p_value = min(1.0, 2 * (1 + min(below, above)) / (n + 1))
+    p_value = max(least_p, min(1.0, 2 * (1 + min(below, above)) / (n + 1)))
     return Difference(value=value, interval=draws.interval(drawn), p_value=p_value)

@@ -7,6 +7,8 @@ from math import isnan
 from spanqa_client.reports.comparison import BOTH_RIGHT, BOTH_WRONG, CHANGES, GAINED, LOST, SAME, Comparison, Difference
 from spanqa_client.reports.markup import isolated, percent, table
 
+ALPHA = 0.05
+
 
 def comparison_section(comparison: Comparison | None, name: str) -> str:
     """Lay a comparison out; empty without one.
@@ -47,7 +49,7 @@ def verdict(comparison: Comparison) -> str:
     n = sum(comparison.counts.values())
     counts = comparison.counts
     low, high = comparison.f1.interval
-    is_clear = low > 0 or high < 0
+    is_clear = (low > 0 or high < 0) and comparison.f1.p_value <= ALPHA
     said = (
         f"{n - counts[SAME]:,} of {n:,} answers differ: {counts[GAINED]:,} gained, {counts[LOST]:,} lost, "
         f"{counts[BOTH_RIGHT]:,} both right, {counts[BOTH_WRONG]:,} both wrong."

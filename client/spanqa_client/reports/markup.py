@@ -102,4 +102,6 @@ def number(value: float | None, digits: int = 3) -> str:
         return "\N{EM DASH}"
     if value in (float("inf"), float("-inf")):
         return "\N{INFINITY}" if value > 0 else "\N{MINUS SIGN}\N{INFINITY}"
+    if value and abs(value) < 10 ** (1 - digits):  # what would be shown as nothing
+        return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
     return percent(value, digits)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spanqa.errors import DataError
-from spanqa.files import write_atomically
+from spanqa.files import check_apart, write_atomically
 from spanqa.squad import Example
 from spanqa_client.reports.runs import Run, read_run, write_run
 
@@ -49,8 +49,47 @@ def check_report_options(args: argparse.Namespace) -> None:
     for path in (args.report, args.card, args.save_run):
         if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise DataError(f"{path}: cannot be written there: give a file in a folder that exists")
+    beside = str(run_beside(args.report)) if args.report else None
+    for read in (args.against,) if args.against else ():
+        check_apart(
+            read, {"--report": args.report, "its run": beside, "--save-run": args.save_run, "--card": args.card}
+        )
+        read_run(read)
+    check_apart("", {"--report": args.report, "its run": beside, "--card": args.card, "--save-run": args.save_run})
+
+
+def check_report_inputs(args: argparse.Namespace, examples: Sequence[Example], datasets: Sequence[str | Path]) -> None:
+    """Refuse, before anything is computed, columns that are not there and a run over other questions.
+
+    Args:
+        args: What `add_report_options` declared.
+        examples: The questions.
+        datasets: The files that they come from.
+
+    Raises:
+        DataError: A column or the run does not fit.
+    """
+    if not args.slice and not args.against:
+        return
+    from spanqa_client.reports.columns import column_from_argument
+
+    for argument in args.slice:
+        column_from_argument(argument, datasets)
     if args.against:
-        read_run(args.against)
+        said = read_run(args.against).said
+        lacking = [example.id for example in examples if example.id not in said]
+        if lacking:
+            raise DataError(
+                f"{args.against}: lacks {len(lacking):,} of {len(examples):,} questions, such as {lacking[0]}: give a "
+                "run over the same dataset"
+            )
+
+
+def run_beside(page: str) -> Path:
+    """Give where the run of a page is written: beside it, under its name."""
+    path = Path(page)
+    name = path.name.removesuffix(path.suffix) if path.suffix.lower() in (".html", ".htm") else path.name
+    return path.with_name(name + RUN_SUFFIX)
 
 
 def wants_report(args: argparse.Namespace) -> bool:
@@ -97,7 +136,7 @@ def write_report_files(
     report = report_from_run(run, examples, against=against, columns=columns, tempered=tempered)
     if args.report:
         write_atomically(args.report, page_from_report(report))
-        write_run(Path(args.report).with_suffix(RUN_SUFFIX), run)
+        write_run(run_beside(args.report), run)
     if args.card:
         write_atomically(args.card, (card or card_from_report)(report))
     return report

@@ -137,7 +137,7 @@ def round_ticks(low: float, high: float, *, most: int = 7) -> list[float]:
     """Round numbers between two values, at most some of them."""
     span = high - low
     step = next(
-        step * 10.0**power for power in range(-6, 12) for step in (1, 2, 5) if span / (step * 10.0**power) <= most
+        step * 10.0**power for power in range(-6, 309) for step in (1, 2, 5) if span / most <= step * 10.0**power
     )
     first = -(-low // step)
     return [round(step * number, 9) for number in range(int(first), int(high // step) + 1)]

@@ -149,7 +149,7 @@ def run_from_document(path: str | Path, document: dict[str, Any]) -> Run:
             is_probability=bool(document["is_probability"]),
             said={key: _said(value) for key, value in document["said"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: is damaged ({error!r}): make it again with --save-run") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,17 @@ def scores_from_report(report: EvaluationReport, *, intervals: bool) -> dict[str
     return scores
 
 
+def as_json(value: Any) -> Any:
+    """Give scores as JSON can say them: a threshold that is infinite as a text, an interval that is none as null."""
+    if isinstance(value, Mapping):
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_json(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
 def table_from_scores(scores: Mapping[str, Any]) -> str:
     """Lay scores out to read.
 
@@ -36,7 +48,8 @@ def table_from_scores(scores: Mapping[str, Any]) -> str:
             continue
         one = scores[name]
         low_high = one.get("intervals_95", {}).get("f1")
-        interval = f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
+        has_interval = low_high and not math.isnan(low_high[0])
+        interval = f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if has_interval else ""
         rows.append(
             (
                 name.replace("_", " "),

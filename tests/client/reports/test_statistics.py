@@ -111,7 +111,7 @@ def test_mcnemar_is_the_binomial_sum(n_gained, n_lost):
     exact, mid = mcnemar_test(n_gained, n_lost)
     assert exact == pytest.approx(min(1, 2 * tail), rel=1e-9)
     # The mid-p takes half of what is as likely as what was seen, on both sides; at equal counts that is one outcome.
-    assert mid == pytest.approx(min(1, 2 * tail - equal), rel=1e-9)
+    assert mid == pytest.approx(1 - equal / 2 if n_gained == n_lost else 2 * tail - equal, rel=1e-9)
 
 
 QUESTIONS = [

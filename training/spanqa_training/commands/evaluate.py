@@ -16,13 +16,14 @@ from spanqa.datasets import DATASET_FORMATS
 from spanqa.files import write_atomically
 from spanqa_client.reports.options import (
     add_report_options,
+    check_report_inputs,
     check_report_options,
     wants_report,
     write_report_files,
 )
 from spanqa_client.reports.report import report_from_run
 from spanqa_client.reports.runs import Run, Said
-from spanqa_client.reports.score_table import scores_from_report, table_from_scores
+from spanqa_client.reports.score_table import as_json, scores_from_report, table_from_scores
 from spanqa_client.reports.served import add_served_options, run_from_server
 from spanqa_training.commands.arguments import ANSWERING_KEYS, Request, add_spec_options, note, request_from_args
 from spanqa_training.errors import SpecError
@@ -82,10 +83,11 @@ def _served(args: argparse.Namespace) -> int:
     if not args.items:
         raise SpecError("there is nothing to evaluate on: give a dataset")
     examples = read_datasets(args.items)
+    check_report_inputs(args, examples, args.items)
     answered, n_failed = run_from_server(args, examples, args.items)
     report = write_report_files(args, answered, examples, args.items) or report_from_run(answered, examples)
     scores = {"dataset": args.items, "url": args.url, **scores_from_report(report, intervals=args.intervals)}
-    print(json.dumps(scores, indent=2) if args.json else table_from_scores(scores))
+    print(json.dumps(as_json(scores), indent=2) if args.json else table_from_scores(scores))
     return EXIT_SOME_FAILED if n_failed else 0
 
 
@@ -109,10 +111,12 @@ def _offline(args: argparse.Namespace) -> int:
     checkpoint = dataclasses.replace(checkpoint, windows=spec.window_settings(checkpoint.windows))
     places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
     settings = decode_settings(checkpoint, spec)
+    examples = read_datasets(files, num_samples=spec.test_ds.num_samples)
+    check_report_inputs(args, examples, list(files))
     evaluation = evaluate(
         network_from_model(model, *places),
         WindowMaker(checkpoint.tokenizer(), checkpoint.windows),
-        read_datasets(files, num_samples=spec.test_ds.num_samples),
+        examples,
         settings,
         quiet=args.quiet,
         rows_per_batch=spec.test_ds.batch_size if "test_ds.batch_size" in request.given else None,
@@ -123,9 +127,9 @@ def _offline(args: argparse.Namespace) -> int:
     threshold = checkpoint.no_answer_threshold if asked is None else asked
     tempered = tempered_from_evaluation(evaluation, settings) if evaluation.inputs else None
     report = {"dataset": list(files), "model": str(path), **_scores(evaluation, threshold, intervals=args.intervals)}
-    print(json.dumps(report, indent=2) if args.json else table_from_scores(report))
+    print(json.dumps(as_json(report), indent=2) if args.json else table_from_scores(report))
     if args.results:
-        text = json.dumps(report, indent=2) + "\n"
+        text = json.dumps(as_json(report), indent=2) + "\n"
         write_atomically(request.results / REPORT_FILE, text, make_folder=True)
     answered = _run_from_evaluation(evaluation, path, files, threshold, settings.temperature)
     name = Path(path).stem
