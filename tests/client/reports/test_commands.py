@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from spanqa.cli import main
-from spanqa_client.reports.runs import read_run
+from spanqa_client.reports.runs import Run, Said, read_run, write_run
 
 CONTEXT = "Rome lies in Italy, Paris in France and Bern in Switzerland."
 
@@ -148,7 +148,26 @@ def test_columns_come_from_the_dataset_and_from_files(dataset, predictions, tmp_
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_columns_with_the_names_of_our_own_fields_are_told_apart(dataset, predictions, tmp_path, capsys):
+    (tmp_path / "w.json").write_text(json.dumps({"q0": "A", "q1": "B"}))
+    page = tmp_path / "report.html"
+    columns = ["--slice", f"windows={tmp_path / 'w.json'}", "--slice", f"title={tmp_path / 'w.json'}"]
+    assert main(["score", str(dataset), str(predictions), "--report", str(page), *columns]) == 0
+    assert parts_of(page, "windows (column)") == parts_of(page, "title (column)") == {"A": 1, "B": 1, "(none)": 1}
+    capsys.readouterr()
+
+
+def test_margins_of_any_size_are_reported(dataset, predictions, tmp_path, capsys):
+    page, margins = tmp_path / "report.html", tmp_path / "margins.json"
+    margins.write_text('{"q0": -1e20, "q1": 1e-6, "q2": 1e308}')
+    assert main(["score", str(dataset), str(predictions), "--na-probs", str(margins), "--report", str(page)]) == 0
+    assert numbers_of(page)["thresholds"]
+    margins.write_text('{"q0": 1%s, "q1": 0, "q2": 0}' % ("0" * 400))
+    assert main(["score", str(dataset), str(predictions), "--na-probs", str(margins)]) == 2
+    assert "'q0': expected a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv"])
 def test_columns_of_rows_are_read_from_every_format(predictions, tmp_path, capsys, kind):
     dataset, page = tmp_path / f"rows.{kind}", tmp_path / "report.html"
     if kind == "parquet":
@@ -156,6 +175,9 @@ def test_columns_of_rows_are_read_from_every_format(predictions, tmp_path, capsy
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.Table.from_pylist(rows()), dataset)
+    elif kind == "csv":
+        lines = [f'{one["id"]},{one["question"]},"{CONTEXT}",{one["level"] or ""}' for one in rows()]
+        dataset.write_text("\n".join(["id,question,context,level,answers", *(f"{line}," for line in lines)]))
     else:
         dataset.write_text("\n".join(map(json.dumps, rows())) if kind == "jsonl" else json.dumps(rows()))
     assert main(["score", str(dataset), str(predictions), "--report", str(page), "--slice", "level"]) == 0
@@ -169,7 +191,7 @@ def test_many_numbers_are_cut_into_quarters(dataset, predictions, tmp_path, caps
     page = tmp_path / "report.html"
     arguments = ["--report", str(page), "--slice", f"age={tmp_path / 'age.json'}"]
     assert main(["score", str(dataset), str(predictions), *arguments]) == 0
-    assert parts_of(page, "age") == {"below 5": 1, "9.5 to below 14.5": 1, "14.5 or more": 1}
+    assert list(parts_of(page, "age").items()) == [("below 5", 1), ("9.5 to below 14.5", 1), ("14.5 or more", 1)]
     capsys.readouterr()
 
 
@@ -184,14 +206,19 @@ def test_many_numbers_are_cut_into_quarters(dataset, predictions, tmp_path, caps
         (["--report", "{0}/r.html", "--slice", "a={0}/none.json"], "no such file"),
         (["--report", "{0}/r.html", "--slice", "a={0}/bad.csv"], "has the columns id, b: expected id and a"),
         (["--report", "{0}/r.html", "--against", "{0}/cities.json"], "is no run: give a file that --save-run wrote"),
+        (["--report", "{0}/r.html", "--against", "{0}/other.json"], "other.json: lacks 3 of 3 questions, such as q0"),
+        (["--report", "{0}/r.html", "--card", "{0}/r.html"], "--card {0}/r.html: is also --report"),
+        (["--report", "{0}/other.html", "--against", "{0}/other.run.json"], "is also what is read"),
     ],
 )
 def test_what_cannot_be_reported_is_one_sentence(dataset, predictions, tmp_path, capsys, arguments, message):
     (tmp_path / "bad.csv").write_text("id,b\nq0,1\n")
+    for name in ("other.json", "other.run.json"):
+        write_run(tmp_path / name, Run(name="other", said={"x": Said(text="", answered=False)}))
     given = [argument.format(tmp_path) for argument in arguments]
     assert main(["score", str(dataset), str(predictions), *given]) == 2
     shown = capsys.readouterr().err
-    assert message in shown
+    assert message.format(tmp_path) in shown
     assert shown.count("\n") == 1
     assert not (tmp_path / "r.html").exists()
 

@@ -11,10 +11,12 @@ from spanqa.squad import Example, GoldAnswer
 from spanqa_client.reports.breakdown import fields_from_outcomes, question_word
 from spanqa_client.reports.calibration import calibration_from_scores, fitted_temperature
 from spanqa_client.reports.comparison import mcnemar_test
+from spanqa_client.reports.comparison_section import verdict
 from spanqa_client.reports.outcomes import outcomes_from_scores
 from spanqa_client.reports.report import BEST, FORCED, OWN, ZERO, report_from_run
 from spanqa_client.reports.resampling import ParagraphDraws
 from spanqa_client.reports.runs import Run, Said, read_run, write_run
+from spanqa_client.reports.score_table import as_json
 from spanqa_client.reports.selection import selection_from_margins
 
 CONTEXT = "The bridge was built in 1907 by Anna Weiss and widened in 1950."
@@ -142,6 +144,21 @@ def test_an_answer_without_a_place_is_judged_by_its_words():
     examples = [example("a", "Who?", "Anna Weiss"), example("b", "Who?", "Anna Weiss")]
     report = report_from_run(Run(name="run", said={"a": longer, "b": other}), examples)
     assert [outcome.kind for outcome in report.outcomes] == ["boundary", "wrong span"]
+
+
+@pytest.mark.parametrize(("n_paragraphs", "is_shown"), [(2, False), (5, False), (12, True)])
+def test_what_few_paragraphs_show_is_not_beyond_chance(n_paragraphs, is_shown):
+    examples = [example(f"q{n}", "When?", "1907", context=f"{CONTEXT} {n}.", paragraph=n) for n in range(n_paragraphs)]
+    right, wrong = (Run(name=text, said={one.id: said(text) for one in examples}) for text in ("1907", "1950"))
+    comparison = report_from_run(right, examples, against=wrong).comparison
+    assert comparison.f1.interval == pytest.approx((100, 100))
+    assert comparison.f1.p_value >= 0.999 * 2 * 0.5**n_paragraphs
+    assert ("beyond chance" in verdict(comparison)) == is_shown
+
+
+def test_scores_are_json_whatever_they_are():
+    values = {"threshold": math.inf, "intervals_95": {"f1": [math.nan, -math.inf]}, "f1": 0.5, "n": 3}
+    assert as_json(values) == {"threshold": "inf", "intervals_95": {"f1": [None, "-inf"]}, "f1": 0.5, "n": 3}
 
 
 def test_a_run_over_other_questions_is_no_comparison():
@@ -275,6 +292,11 @@ def test_a_field_of_many_values_shows_the_largest():
     title = next(field for field in report.fields if field.name == "title")
     assert len(title.parts) == 40
     assert {part.value: part.n for part in title.parts}["all others"] == 120 - 30 * 3 - 9
+    others = [example(f"o{place}", "When?", "1907", title="all others") for place in range(5)]
+    answers |= {one.id: said("1907") for one in others}
+    report = report_from_run(Run(name="run", said=answers), [*examples, *others])
+    title = next(field for field in report.fields if field.name == "title")
+    assert sum(part.n for part in title.parts) == 125
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
