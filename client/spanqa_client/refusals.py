@@ -112,8 +112,10 @@ def judged(url: str, failed: CallFailed, *, timeout_s: float, has_answered: bool
         # Triton fails a whole batch for one text that its sender cut off; this client never sends such a one.
         passes = code == "INVALID_ARGUMENT" and "incomplete string data" in words
         return Judgement(error=kind(details), cause=cause, passes=passes, is_final=not passes)
-    passes = (code == "INTERNAL" and any(fault in words for fault in _PASSING_FAULTS)) or (
-        code == "UNKNOWN" and "stream removed" in words  # a connection lost halfway
+    passes = (
+        (code == "INTERNAL" and any(fault in words for fault in _PASSING_FAULTS))
+        or (code == "UNKNOWN" and "stream removed" in words)  # a connection lost halfway
+        or code == "CANCELLED"  # not by this client, which would be closed: a server that stops cancels its calls
     )
     return Judgement(error=kind(f"{url}: {code}: {details}"), cause=cause, passes=passes, is_final=not passes)
 

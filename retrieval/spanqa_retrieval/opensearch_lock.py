@@ -73,10 +73,20 @@ class Lock:
         self._thread.join()
         # What cannot be given back grows stale.
         with suppress(CollectionError, ConflictError, NotFoundError):
-            self._connection.call(
-                lambda client: client.delete(index=self._index, id=LOCK, **self._place),
-                passing=(ConflictError, NotFoundError),
-            )
+            try:
+                self._delete()
+            except ConflictError:
+                found = self._found()
+                if json.loads(found["_source"]["kept"])["token"] == self._token:
+                    # It was renewed last by a try of which no answer came.
+                    self._place = _place(found)
+                    self._delete()
+
+    def _delete(self) -> None:
+        self._connection.call(
+            lambda client: client.delete(index=self._index, id=LOCK, **self._place),
+            passing=(ConflictError, NotFoundError),
+        )
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_S):

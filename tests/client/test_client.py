@@ -192,6 +192,7 @@ def test_nul_and_a_context_beyond_grpcs_default_limit_are_sent_as_they_are(clien
         (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'spanqa_1_0_x' to 1048576"),
         (grpc.StatusCode.INTERNAL, "Model encoder - Error when running inference: Server not ready (fault 1)"),
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
+        (grpc.StatusCode.CANCELLED, "CANCELLED"),
     ],
 )
 def test_what_passes_by_itself_is_retried(triton, client, code, details):

@@ -7,6 +7,7 @@ import random
 import ssl
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -351,6 +352,15 @@ def test_a_lock_is_renewed_while_it_is_held_whatever_fails_in_between(index, add
         assert written() > before
         with pytest.raises(BusyError), open_opensearch(address).writer():
             pass
+    assert kinds(cluster) == {}
+
+
+def test_a_lock_whose_last_renewal_went_unanswered_is_given_back(index, address, cluster):
+    with index.writer() as writer:
+        cluster.faults["index"].extend(["lose", 503, 503, 503, 503, 503, 503, 503, 503])
+        with suppress(CollectionError), writer._lock._mutex:
+            writer._lock._renew()
+        cluster.faults["index"].clear()
     assert kinds(cluster) == {}
 
 

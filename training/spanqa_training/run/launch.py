@@ -19,6 +19,8 @@ from spanqa_training.spec.schema import PRECISIONS, TrainerSpec
 
 Result = TypeVar("Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PORT = "MASTER_PORT"
+_PORTS_TRIED = 3
 # Fabric announces every process that it starts.
 for _name in ("lightning.fabric", "lightning.pytorch"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -67,12 +69,14 @@ def run_processes(trainer: TrainerSpec, function: Callable[..., Result], *argume
     n_processes = trainer.gpus or 1
     if n_processes == 1:
         return function(Fabric(accelerator=accelerator, devices=1, precision=precision), *arguments)
-    fabric = Fabric(accelerator=accelerator, devices=n_processes, strategy="ddp_spawn", precision=precision)
     # Ports and threads are per run: two runs on one machine must not meet, and each process has its share of the cores.
     threads = str(max(1, (os.cpu_count() or 1) // n_processes))
     with _environment("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", threads)), _signals_to_children() as stopped:
         try:
-            result: Result = fabric.launch(_unpacked, _Parcel(function, arguments))  # type: ignore[arg-type]
+            result: Result = _launched(
+                lambda: Fabric(accelerator=accelerator, devices=n_processes, strategy="ddp_spawn", precision=precision),
+                _Parcel(function, arguments),
+            )
         except Exception as error:
             if stopped.is_set():
                 return None
@@ -85,6 +89,21 @@ class _Parcel:
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.function, self.arguments = function, arguments
+
+
+def _launched(fabric: Callable[[], Fabric], parcel: _Parcel) -> Any:
+    """Launch processes, and again where another program took the port before they listened on it."""
+    is_given = _PORT in os.environ
+    for n_left in reversed(range(1 if is_given else _PORTS_TRIED)):
+        try:
+            return fabric().launch(_unpacked, parcel)  # type: ignore[arg-type]
+        except Exception as error:
+            if not n_left or "EADDRINUSE" not in str(error):
+                raise
+        finally:
+            if not is_given:
+                os.environ.pop(_PORT, None)  # Lightning leaves it there, for a run to come that must find its own
+    return None
 
 
 def _unpacked(fabric: Fabric, parcel: _Parcel) -> Any:
