@@ -5,8 +5,8 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a process, or they fight for cores. tests/conftest.py says which files share a process and a server, and
-# orders them. Tests of servers wait half of their time: one process more than cores, and four at most, for the memory.
-TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+# orders them. Four bound the memory.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server retrieval/spanqa_retrieval
 
 # The report's page is opened and operated in Chromium: root installs Debian's, and without one that test is skipped.
