@@ -1,14 +1,15 @@
 """Prepare the training files of spanqa-minilm: what is drawn, what is held back, what is made.
 
-    python training/recipes/minilm_data.py --squad articles19.json --qamr qamr_wiki_sentences.json \
-        --wiki squadshifts_new_wiki.json -o results/minilm/data
+    python training/recipes/minilm_data.py DATA -o results/minilm/data
 
-writes sentences.json (first stage), passages.json (second stage) and held_back.json (the no-answer threshold).
+writes sentences.json, passages.json and questions.json (the three stages) and held_back.json (the threshold and the
+temperature). DATA is the folder that `training/recipes/minilm.sh` describes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 from pathlib import Path
 
@@ -17,9 +18,16 @@ from spanqa.squad import Example
 from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.negatives import make_negatives
 
-HELD_BACK_TITLES = ("Oxygen", "Pharmacy")
-"""Articles that no stage trains on: the threshold is fitted on their questions."""
+HELD_BACK_TITLES = ("Oxygen", "Pharmacy", "squad_train_157", "squad_train_177", "squad_train_192", "squad_train_288")
+"""Articles that no stage trains on: threshold and temperature are fitted on their questions."""
 SEED = 42
+TRAINING_SET = ("squad_train_raw.json.gz", "squad_train_rebuilt.json.gz", "squad_train_lower.json.gz")
+"""Parts of SQuAD 2.0's training set."""
+OTHERS = ("squad11_dev13.json.gz", "tydiqa_en.json.gz", "nq_small.json.gz")
+"""Wikipedia's passages with questions of other collections, nearly all answerable."""
+STORIES, N_STORIES = "fairytaleqa.json.gz", 1_000
+MADE_SHARES = {"moved": 0.45, "cut": 0.3, "edited": 0.2, "negated": 0.05}
+N_MADE = 5_500
 
 
 def drawn(examples: list[Example], count: int) -> list[Example]:
@@ -28,28 +36,62 @@ def drawn(examples: list[Example], count: int) -> list[Example]:
     return [examples[index] for index in keep]
 
 
+def is_held_back(example: Example) -> bool:
+    """Whether a question's article is held back."""
+    return example.title in HELD_BACK_TITLES
+
+
+def _numbered(examples: list[Example]) -> list[Example]:
+    """The same, with one number for each passage of all the files that they come from."""
+    numbers: dict[tuple[str, str], int] = {}
+    return [
+        dataclasses.replace(example, paragraph=numbers.setdefault((example.title, example.context), len(numbers)))
+        for example in examples
+    ]
+
+
+def first_stages(data: Path) -> dict[str, list[Example]]:
+    """The questions of the first two stages, by file."""
+    squad = read_dataset(data / "articles19.json")
+    qamr = read_dataset(data / "qamr_wiki_sentences.json")
+    wiki = read_dataset(data / "squadshifts_new_wiki.json")
+    return {
+        "sentences.json": drawn(qamr, 20_000) + make_negatives(qamr, count=4_000, seed=SEED),
+        "passages.json": [example for example in squad if not is_held_back(example)]
+        + drawn(wiki, 5_000)
+        + make_negatives(wiki, count=1_500, seed=SEED),
+    }
+
+
+def last_stage(data: Path) -> dict[str, list[Example]]:
+    """The questions of the last stage and those that are held back, by file."""
+    squad = read_dataset(data / "articles19.json")
+    training = [example for name in TRAINING_SET for example in read_dataset(data / name)]
+    others = [example for name in OTHERS for example in read_dataset(data / name)]
+    trained = [example for example in training if not is_held_back(example)]
+    made = [
+        negative
+        for part, count in ((trained, N_MADE * 2 // 3), (others, N_MADE // 3))
+        for negative in make_negatives(_numbered(part), count=count, seed=SEED, shares=MADE_SHARES)
+    ]
+    return {
+        "questions.json": trained
+        + [example for example in squad if not is_held_back(example)]
+        + others
+        + drawn(read_dataset(data / STORIES), N_STORIES)
+        + made,
+        "held_back.json": [example for example in squad + training if is_held_back(example)],
+    }
+
+
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     parser = argparse.ArgumentParser(description="Prepare the training files of spanqa-minilm.")
-    parser.add_argument("--squad", required=True, help="articles19.json: SQuAD 2.0 dev without the held-out articles")
-    parser.add_argument("--qamr", required=True, help="qamr_wiki_sentences.json")
-    parser.add_argument("--wiki", required=True, help="squadshifts_new_wiki.json")
+    parser.add_argument("data", type=Path, help="folder of the datasets that training/recipes/minilm.sh names")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--n-sentences", type=int, default=20_000, help="QAMR questions (default: %(default)s)")
-    parser.add_argument("--n-wiki", type=int, default=5_000, help="SQuADShifts questions (default: %(default)s)")
-    parser.add_argument("--n-negatives", type=int, nargs=2, default=(4_000, 1_500), help="made for the two stages")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    squad, qamr, wiki = (read_dataset(path) for path in (args.squad, args.qamr, args.wiki))
-    sentence_negatives, wiki_negatives = args.n_negatives
-    files = {
-        "sentences.json": drawn(qamr, args.n_sentences) + make_negatives(qamr, count=sentence_negatives, seed=SEED),
-        "passages.json": [example for example in squad if example.title not in HELD_BACK_TITLES]
-        + drawn(wiki, args.n_wiki)
-        + make_negatives(wiki, count=wiki_negatives, seed=SEED),
-        "held_back.json": [example for example in squad if example.title in HELD_BACK_TITLES],
-    }
-    for name, examples in files.items():
+    for name, examples in {**first_stages(args.data), **last_stage(args.data)}.items():
         write_squad(examples, args.output / name)
         n_unanswerable = sum(not example.answers for example in examples)
         print(f"{args.output / name}: {len(examples):,} questions, {n_unanswerable:,} unanswerable")

@@ -84,4 +84,53 @@ def test_fewer_questions_than_asked_for_are_told(tmp_path, real_questions, capsy
 
 def test_the_recipe_hands_on_what_training_writes():
     recipe = (Path(__file__).parents[3] / "training" / "recipes" / "minilm.sh").read_text(encoding="utf-8")
-    assert re.findall(r"checkpoints/(\S+?)\"", recipe) == ["trained-model.tlt"] * 2
+    assert re.findall(r"checkpoints/(\S+)", recipe) == ["trained-model.tlt"]
+
+
+def test_a_cut_question_stands_at_its_passage_without_the_sentences_of_its_answer(real_questions):
+    by_id = {example.id: example for example in real_questions}
+    cut = make_negatives(real_questions, count=20, seed=1, shares={"cut": 1.0})
+    assert len(cut) == 20
+    for negative in cut:
+        source = by_id[negative.id.removeprefix("cut-")]
+        assert (negative.question, negative.title, negative.answers) == (source.question, source.title, ())
+        assert len(negative.context) < len(source.context)
+        assert not any(answer.text.lower() in negative.context.lower() for answer in source.answers)
+        kept, words = negative.context.split(), source.context.split()
+        assert [word for word in words if word in set(kept)][: len(kept)]
+        assert set(kept) <= set(words)
+
+
+def test_a_negated_question_has_a_not_behind_its_verb(real_questions):
+    by_id = {example.id: example for example in real_questions}
+    negated = make_negatives(real_questions, count=10, seed=1, shares={"negated": 1.0})
+    assert len(negated) == 10
+    for negative in negated:
+        source = by_id[negative.id.removeprefix("negated-")]
+        assert negative.context == source.context
+        assert negative.question != source.question
+        assert negative.question.replace(" not", "", 1) == source.question.replace(" not", "", 1)
+
+
+def test_passages_that_were_cut_are_written_apart_from_their_source(real_questions, tmp_path):
+    cut = make_negatives(real_questions, count=20, seed=1, shares={"cut": 1.0})
+    sources = [e for e in real_questions if e.id in {negative.id.removeprefix("cut-") for negative in cut}]
+    mixed = sorted(cut + sources, key=lambda example: example.paragraph)
+    write_squad(mixed, tmp_path / "mixed.json")
+    back = {example.id: example.context for example in read_dataset(tmp_path / "mixed.json")}
+    assert back == {example.id: example.context for example in mixed}
+
+
+def test_kinds_are_made_in_the_shares_that_are_asked_for(real_questions):
+    made = make_negatives(real_questions, count=20, seed=1, shares={"moved": 1, "cut": 2, "edited": 1})
+    kinds = [example.id.partition("-")[0] for example in made]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"moved": 5, "cut": 10, "edited": 5}
+
+
+@pytest.mark.parametrize("kinds", ["swapped=1", "moved", "moved=0", "moved=x", "moved=inf", "moved=1,", ""])
+def test_kinds_that_are_none_are_told(tmp_path, real_questions, capsys, kinds):
+    write_squad(real_questions[:40], tmp_path / "data.json")
+    command = ["negatives", str(tmp_path / "data.json"), "-o", str(tmp_path / "out.json"), "--kinds", kinds]
+    assert main(command) == 2
+    assert f"--kinds {kinds}: give KIND=SHARE" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

@@ -1,26 +1,37 @@
 """Unanswerable questions made from answerable ones, for datasets that hold none.
 
-Two ways, after what the writers of SQuAD 2.0 were asked to do (Rajpurkar et al. 2018, section 3):
+Four ways, after the kinds that the writers of SQuAD 2.0 used (Rajpurkar et al. 2018, sections 3 and 4):
 
 * moved: a question is asked of another passage of the same article, the one that shares the most words with it
   without holding its answer;
 * edited: a number, a name or a telling word of the question is replaced, so that its own passage, which does not
-  hold the replacement, no longer answers it.
+  hold the replacement, no longer answers it;
+* cut: the sentences that hold the answer are taken out of the passage;
+* negated: the question's verb is given a "not".
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from spanqa.errors import DataError
+from spanqa.sentences import sentence_spans
 from spanqa.squad import Example
+
+KINDS = ("moved", "edited", "cut", "negated")
+SHARES = {"moved": 0.6, "edited": 0.4}
+"""Of what is made, where nothing else is asked for."""
 
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\b\d[\d,]*\b")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}(?: [A-Z][a-z]{2,})*")
+_VERB = re.compile(r"\b(?:is|are|was|were|can|could|will|would|should|must)\b(?! not)", re.IGNORECASE)
+_LEAST_WORDS = 12
+"""Of what is left of a passage without the answer's sentences."""
 _COMMON = frozenset(
     word
     for line in (
@@ -52,17 +63,19 @@ _OPPOSITE = _opposite_table()
 _OPPOSITE_WORD = re.compile(r"\b(?:" + "|".join(_OPPOSITE) + r")\b")
 
 
-def make_negatives(examples: Sequence[Example], *, count: int, seed: int, moved_share: float = 0.6) -> list[Example]:
+def make_negatives(
+    examples: Sequence[Example], *, count: int, seed: int, shares: Mapping[str, float] = SHARES
+) -> list[Example]:
     """Make unanswerable questions.
 
     Args:
         examples: The dataset; only its answerable questions are used.
         count: Questions to make.
         seed: Decides which.
-        moved_share: Share of them to move to another passage; the rest is edited.
+        shares: Part of each of KINDS. Where a dataset yields too few of one, the first makes up for them.
 
     Returns:
-        At most `count` questions with fresh ids (`moved-ID`, `edited-ID`), each passage in the order of its file.
+        At most `count` questions with fresh ids (`moved-ID`, `edited-ID`, ...), each passage in the order of its file.
 
     Raises:
         DataError: If not even one can be made.
@@ -71,18 +84,19 @@ def make_negatives(examples: Sequence[Example], *, count: int, seed: int, moved_
     answerable = [example for example in examples if example.answers]
     rng.shuffle(answerable)
     passages = _passages_by_title(examples)
-    editors: list[Callable[[Example], Example | None]] = [
-        lambda example: _moved(example, passages[example.title]),
-        lambda example: _edited(example, passages[example.title], rng),
-    ]
-    n_moved = round(count * moved_share)
+    makers: dict[str, Callable[[Example], Example | None]] = {
+        "moved": lambda example: _moved(example, passages[example.title]),
+        "edited": lambda example: _edited(example, passages[example.title], rng),
+        "cut": _cut,
+        "negated": _negated,
+    }
     made: list[Example] = []
-    for wanted, editor in ((n_moved, editors[0]), (count, editors[1]), (count, editors[0])):
+    for wanted, kind in (*_goals(shares, count), (count, next(iter(shares)))):
         used = {example.id.partition("-")[2] for example in made}
         for example in answerable:
             if len(made) >= wanted:
                 break
-            negative = None if example.id in used else editor(example)
+            negative = None if example.id in used else makers[kind](example)
             if negative:
                 made.append(negative)
     if not made:
@@ -91,6 +105,15 @@ def make_negatives(examples: Sequence[Example], *, count: int, seed: int, moved_
             "two passages of one title, or questions with names, numbers or opposites"
         )
     return sorted(made, key=lambda example: example.paragraph)
+
+
+def _goals(shares: Mapping[str, float], count: int) -> list[tuple[int, str]]:
+    """How many there are to be when each kind is done."""
+    goals, sum_ = [], 0.0
+    for kind, share in shares.items():
+        sum_ += share
+        goals.append((round(count * sum_ / sum(shares.values())), kind))
+    return goals
 
 
 def _passages_by_title(examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -131,6 +154,29 @@ def _edited(example: Example, passages: Sequence[Example], rng: random.Random) -
         if question:
             return _negative(f"edited-{example.id}", question, example)
     return None
+
+
+def _cut(example: Example) -> Example | None:
+    """The question, asked of its passage without the sentences that hold its answers."""
+    kept = [
+        (start, end)
+        for start, end in sentence_spans(example.context)
+        if not any(answer.char_start < end and start < answer.char_end for answer in example.answers)
+    ]
+    context = " ".join(example.context[start:end] for start, end in kept)
+    lowered = context.lower()
+    if len(context.split()) < _LEAST_WORDS or any(answer.text.lower() in lowered for answer in example.answers):
+        return None
+    return dataclasses.replace(_negative(f"cut-{example.id}", example.question, example), context=context)
+
+
+def _negated(example: Example) -> Example | None:
+    """The question with a "not" behind the verb that its first words hold."""
+    match = _VERB.search(example.question, 0, 30)
+    if not match:
+        return None
+    question = f"{example.question[: match.end()]} not{example.question[match.end() :]}"
+    return _negative(f"negated-{example.id}", question, example)
 
 
 def _with_other_number(example: Example, _passages: Sequence[Example], rng: random.Random) -> str | None:
