@@ -49,6 +49,11 @@ COMMANDS = {
     "export": _command("build", "export", "export a checkpoint: ONNX, a model repository, Hugging Face"),
     "infer_onnx": _command("build", "infer_onnx", "answer a dataset offline with an exported ONNX"),
     "build": _command("build", "build", "export a checkpoint into a model repository"),
+    "check-repository": Command(
+        module="spanqa_build.commands.check_repository",
+        help="hold a model repository against its manifest, with what serving has installed",
+        extra="serve",
+    ),
     "serve": _command("serve", "serve", "serve a model repository with Triton"),
     "health": _command("serve", "health", "ask a server a question, for probes: exit status 0 where it answers"),
     "ask": _command("client", "ask", "ask a server one question, about a text or a collection"),
@@ -59,6 +64,7 @@ COMMANDS = {
     "search": _command("retrieval", "search", "find the passages of a collection that fit a query"),
     "evaluate-collection": _command("retrieval", "evaluate", "measure a collection on questions with known answers"),
     "bench": _command("client", "bench", "load a server: throughput, latency, knee, two runs compared, hours of it"),
+    "plan-capacity": _command("client", "plan_capacity", "how many replicas a load and a latency goal need"),
     "demo": _command("serve", "demo", "serve, ask, score and stop, in one go"),
 }
 

@@ -64,13 +64,11 @@ class _FreeSpans:
         self._grid = grid
         self._starts = np.ascontiguousarray(grid.document.chars[:, 0])
         self._ends = np.ascontiguousarray(grid.document.chars[:, 1])
-        self._has_empty = bool((self._starts >= self._ends).any())
         self._taken: list[tuple[int, int]] = []
         # Row j of the last rows before a piece: minus infinity where a span reaches that piece.
         reach = np.arange(grid.band) >= np.arange(grid.band - 1, 0, -1)[:, None]
         self._reaching = np.where(reach, np.float32(-np.inf), np.float32(0))
         self._block, self._cells = block, cells
-        self._close_empty()
 
     def take(self, span: Best) -> tuple[int, int]:
         """Close all spans that overlap one; returns the range of the rows that may have lost a cell."""
@@ -85,7 +83,6 @@ class _FreeSpans:
         """The best free span that begins in a block; None where there is none."""
         if block != self._block:
             self._block, self._cells = block, self._grid.rows(*block)
-            self._close_empty()
             for low, high in self._taken:
                 self._close(low, high)
         row, n_more = divmod(int(self._cells.argmax()), self._grid.band)
@@ -107,10 +104,3 @@ class _FreeSpans:
         if above < below:
             shift = self._grid.band - 1 - low
             self._cells[above - first : below - first] += self._reaching[above + shift : below + shift]
-
-    def _close_empty(self) -> None:
-        if self._has_empty:
-            first, last = self._block
-            rows = np.arange(first, last)[:, None]
-            ends = self._ends[np.minimum(rows + np.arange(self._grid.band), len(self._ends) - 1)]
-            self._cells[ends <= self._starts[rows]] = -np.inf

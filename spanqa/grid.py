@@ -17,7 +17,8 @@ class SpanGrid:
         start_logits: `float32 (n_windows, length)`.
         end_logits: Same shape and dtype.
         band: Longest span in word pieces.
-        word_boundaries: Whether spans that begin or end inside a word are left out (their logit is minus infinity).
+        word_boundaries: Whether spans that begin or end inside a word are left out (their logit is minus infinity, as
+            that of spans which begin or end with a piece that has no visible character).
     """
 
     def __init__(
@@ -33,12 +34,16 @@ class SpanGrid:
         self.band = band
         self._windows = windows
         self._start_logits, self._end_logits = start_logits, end_logits
-        self._inside: NDArray[np.float32] | None = None
+        begins: NDArray[np.bool_] = self.document.chars[:, 0] < self.document.chars[:, 1]
+        ends = begins.copy()
         if word_boundaries:
-            # Added to the logits, as an addition costs less than a choice: piece i may begin a span where element i is
-            # zero, and end one where element i + 1 is.
-            self._inside = np.zeros(len(self.document) + 1, dtype=np.float32)
-            self._inside[:-1][self.document.continues] = -np.inf
+            begins &= ~self.document.continues
+            ends[:-1] &= ~self.document.continues[1:]
+        self._closed: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        if not (begins.all() and ends.all()):
+            # Added to the logits, as an addition costs less than a choice.
+            zero, closed = np.float32(0), np.float32(-np.inf)
+            self._closed = np.where(begins, zero, closed), np.where(ends, zero, closed)
 
     def rows(self, first: int, last: int) -> NDArray[np.float32]:
         """Make the rows of the pieces first .. last - 1.
@@ -74,9 +79,9 @@ class SpanGrid:
         ends = np.full(length + self.band - 1, -np.inf, dtype=np.float32)
         ends[:length] = self._end_logits[index, offset : offset + length]
         starts = self._start_logits[index, offset + low - start : offset + high - start]
-        if self._inside is not None:
-            ends[:length] += self._inside[start + 1 : start + length + 1]
-            starts = starts + self._inside[low:high]
+        if self._closed is not None:
+            ends[:length] += self._closed[1][start : start + length]
+            starts = starts + self._closed[0][low:high]
         # Row i of the view is ends[i : i + band]; made directly, as as_strided costs five times as much.
         band_ends: NDArray[np.float32] = np.ndarray(
             (high - low, self.band), np.float32, ends, offset=4 * (low - start), strides=(4, 4)

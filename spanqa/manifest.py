@@ -12,6 +12,7 @@ from typing import Any
 from spanqa import contract
 from spanqa.errors import SettingsError, SpanqaError
 from spanqa.packing import Bucket, Packing
+from spanqa.pair_template import PairTemplate, pair_from_json
 from spanqa.spans import DecodeSettings
 from spanqa.tokenization import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from spanqa.windows import WindowSettings
@@ -93,6 +94,8 @@ class Manifest:
 
     Args:
         tokenizer_sha256: Of the tokenizer.json beside the manifest.
+        pair: The special tokens around a question and a context, as that file says; None of a repository built when all
+            were BERT's.
         target: What the repository was built for.
         windows: How contexts are cut.
         decode: The model's decoding defaults.
@@ -101,13 +104,14 @@ class Manifest:
         max_context_bytes: Longest context accepted, in UTF-8 bytes, of a repository built when it was no parameter of
             the configuration; None of later ones.
         encoder: The network: its precision, what the build measured of it (parity, accuracy), and whatever else.
-        model: The checkpoint's name and provenance.
+        model: The checkpoint's name, family and provenance.
         versions: Versions of the programs that built it.
         artefacts: Files of the version folders, named MODEL/FILE.
         configs: Files beside the version folders that belong to this version, named MODEL/FILE.
     """
 
     tokenizer_sha256: str
+    pair: PairTemplate | None = None
     target: str = "cpu"
     windows: WindowSettings = field(default_factory=WindowSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
@@ -143,8 +147,9 @@ class Manifest:
 def manifest_json(manifest: Manifest) -> str:
     """The manifest as the text of its file, sealed: a change of it shows."""
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-    if manifest.max_context_bytes is None:
-        del document["max_context_bytes"]
+    for name in ("max_context_bytes", "pair"):
+        if document[name] is None:
+            del document[name]
     document[SEAL] = _seal(json.loads(json.dumps(document, allow_nan=False)))
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -218,6 +223,7 @@ def _artefacts(value: dict[str, Any]) -> dict[str, Artefact]:
 
 
 _PARTS: dict[str, Any] = {
+    "pair": pair_from_json,
     "windows": lambda value: WindowSettings(**value),
     "decode": lambda value: DecodeSettings(**value),
     "packing": _packing,

@@ -48,8 +48,9 @@ def origin_of_span(
         LogitsError: The span is not of these windows.
     """
     # Several pieces may share a character (a Hangul syllable in parts), so a span may have several firsts and lasts.
-    firsts = np.flatnonzero(windows.document.chars[:, 0] == span.char_start)
-    lasts = np.flatnonzero(windows.document.chars[:, 1] == span.char_end)
+    starts, ends = windows.document.chars.T
+    firsts = np.flatnonzero((starts == span.char_start) & (starts < ends))
+    lasts = np.flatnonzero((ends == span.char_end) & (starts < ends))
     for window, (low, length) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
         shift = windows.context_offset - low
         for first in firsts:

@@ -102,14 +102,13 @@ def _blocks(chars: NDArray[np.int32], band: int) -> list[tuple[int, int]]:
 
 
 def _scan(
-    grid: NDArray[np.float32], chars: NDArray[np.int32], first: int, n_best: int, temperature: float
+    cells: NDArray[np.float32], chars: NDArray[np.int32], first: int, n_best: int, temperature: float
 ) -> tuple[Candidates, float, float]:
-    """Best spans of a grid whose first row is piece `first`, their largest logit S, and the sum of exp((c - S) / T)."""
-    char_starts, char_ends = chars[first : first + sum(grid.shape)].T
-    if (char_starts < char_ends).all() and (char_ends[:-1] <= char_starts[1:]).all():
-        found, values = _best_cells(grid, chars, first, n_best), grid
+    """Best spans of rows of a grid, from piece `first` on, their largest logit S, and the sum of exp((c - S) / T)."""
+    if _are_all_different(chars[first : first + sum(cells.shape)]):
+        found, values = _best_cells(cells, chars, first, n_best), cells
     else:
-        merged = _merged(grid, chars, first)
+        merged = _merged(cells, chars, first)
         found, values = merged.best(n_best), merged.logit
     top = float(found.logit[0]) if len(found.logit) else -np.inf
     if not np.isfinite(top):
@@ -118,6 +117,12 @@ def _scan(
     if temperature != 1.0:
         weights /= np.float32(temperature)
     return found, top, float(np.exp(weights, out=weights).sum())
+
+
+def _are_all_different(chars: NDArray[np.int32]) -> bool:
+    """Whether no two spans of some pieces are of the same characters; those without a visible one are in no span."""
+    starts, ends = chars[chars[:, 0] < chars[:, 1]].T
+    return bool((ends[:-1] <= starts[1:]).all())
 
 
 def _best_cells(grid: NDArray[np.float32], chars: NDArray[np.int32], first: int, n_best: int) -> Candidates:
@@ -154,7 +159,6 @@ def _merged(grid: NDArray[np.float32], chars: NDArray[np.int32], first: int) -> 
     char_end = chars[rows + first + extra, 1]
     logit = grid[rows, extra]
     order = np.lexsort((char_end, char_start))
-    order = order[char_start[order] < char_end[order]]
     char_start, char_end, logit = char_start[order], char_end[order], logit[order]
     if not len(order):
         return Candidates(logit, char_start, char_end)

@@ -1,4 +1,7 @@
-"""A WordPiece tokenizer from tokenizer.json or vocab.txt, giving ids and character offsets."""
+"""A tokenizer from tokenizer.json or a vocabulary's older files, giving ids and character offsets.
+
+WordPiece, byte-level BPE and SentencePiece's unigram: whatever the tokenizers library reads.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spanqa.errors import TokenizerError
+from spanqa.pair_template import PairTemplate, bert_pair, pair_from_document
+from spanqa.text_backend import ids_of_tokens, pad_id_of, special_tokens_of, text_backend
+from spanqa.visible_offsets import continuations, visible_offsets
+from spanqa.vocabulary_files import (
+    BERT_TOKENS,
+    BPE_MERGES_FILE,
+    BPE_VOCABULARY_FILE,
+    VOCABULARY_FILE,
+    tokenizer_json_from_bpe,
+    tokenizer_json_from_vocab_txt,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILE = "vocab.txt"
-_NORMALIZATION = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
-"""Keys of tokenizer_config.json -> arguments of BertNormalizer, whose defaults are BERT's."""
-_SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+_SPACE_SIGN, _SPACE_BYTE = "▁", "Ġ"
+"""What stands for a space in SentencePiece's pieces (U+2581), and in those of bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +40,8 @@ class Pieces:
 
     Args:
         ids: `int32 (n_pieces,)`.
-        chars: `int32 (n_pieces, 2)`: start and end (exclusive) of each piece, in code points of the text.
+        chars: `int32 (n_pieces, 2)`: start and end (exclusive) of each piece, in code points of the text, without white
+            space on either side; a piece of nothing visible has its start at its end or behind it.
         continues: `bool (n_pieces,)`: whether a piece belongs to the word of the piece before it.
     """
 
@@ -41,6 +51,11 @@ class Pieces:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no piece has a visible character."""
+        return not bool((self.chars[:, 0] < self.chars[:, 1]).any())
 
 
 class Tokenizer:
@@ -52,30 +67,35 @@ class Tokenizer:
         serialized: The content of a tokenizer.json.
 
     Raises:
-        TokenizerError: If it cannot be parsed, or lacks [CLS], [SEP], [PAD] or [UNK].
+        TokenizerError: If it cannot be parsed, or does not say how a question and a context are joined and padded.
+
+    Attributes:
+        pair: The special tokens around a question and a context.
+        special_tokens: Roles as in special_tokens_map.json (cls_token, sep_token, pad_token, unk_token, mask_token) ->
+            tokens, those that the file has.
+        kind: The model's type as the file names it: WordPiece, BPE, Unigram.
+        vocab_size: The largest id and one, added tokens included: a vocabulary may leave ids out.
     """
 
     def __init__(self, serialized: str) -> None:
-        from tokenizers import AddedToken
-        from tokenizers import Tokenizer as Backend
-
         try:
-            backend = Backend.from_str(serialized)
+            document: dict[str, Any] = json.loads(serialized)
+            self.kind = str(document["model"]["type"])
+            ids = ids_of_tokens(document)
+            self.pair = _pair_of(document, ids)
+            self._backend = text_backend(serialized, document, self.pair)
+        except TokenizerError:
+            raise
         except Exception as error:  # the Rust library raises a bare Exception
             raise TokenizerError(f"not a tokenizer.json: {error}") from error
-        backend.no_truncation()
-        backend.no_padding()
-        # Only tokens marked as special are ordinary text below: mark them all.
-        added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        backend.add_special_tokens([AddedToken(token, special=True) for token in added])
-        backend.encode_special_tokens = True
-        ids = {token: backend.token_to_id(token) for token in _SPECIAL}
-        missing = [token for token, index in ids.items() if index is None]
-        if missing:
-            raise TokenizerError(f"the vocabulary lacks {', '.join(missing)}: only BERT's WordPiece is supported")
-        self._backend = backend
         self._serialized = serialized
-        self.cls_id, self.sep_id, self.pad_id = (int(ids[token] or 0) for token in ("[CLS]", "[SEP]", "[PAD]"))
+        self.special_tokens = special_tokens_of(document, ids, self.pair)
+        self.vocab_size = 1 + max(ids.values())
+        sign = _SPACE_BYTE if "ByteLevel" in json.dumps(document.get("pre_tokenizer")) else _SPACE_SIGN
+        spaces = [index for token, index in ids.items() if token and not token.strip(sign)]
+        self._space_ids = np.array(spaces, dtype=np.int32)
+        self._normalizer = self._backend.normalizer
+        self._deleted: dict[str, bool] = {}
 
     @property
     def serialized(self) -> str:
@@ -87,16 +107,25 @@ class Tokenizer:
         """SHA-256 of `serialized` in UTF-8, as hexadecimal digits."""
         return hashlib.sha256(self._serialized.encode()).hexdigest()
 
-    @cached_property
-    def vocab_size(self) -> int:
-        """The largest id and one, added tokens included: a vocabulary may leave ids out."""
-        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+    @property
+    def cls_id(self) -> int:
+        """Id of the first token of every input: [CLS], <s>."""
+        return self.pair.before[0]
+
+    @property
+    def sep_id(self) -> int:
+        """Id of the token that ends a text: [SEP], </s>."""
+        return (self.pair.after or self.pair.between or self.pair.before)[0]
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding."""
+        return self.pair.pad_id
 
     @property
     def lower_cases(self) -> bool:
         """Whether text is lower-cased."""
-        normalizer = self._backend.normalizer
-        return normalizer is not None and normalizer.normalize_str("A") == "a"
+        return self._normalizer is not None and self._normalizer.normalize_str("A").strip(_SPACE_SIGN) == "a"
 
     def pieces(self, text: str) -> Pieces:
         """Cut one text into word pieces.
@@ -109,18 +138,65 @@ class Tokenizer:
     def pieces_of_many(self, texts: list[str]) -> list[Pieces]:
         """Cut several texts into word pieces, on all cores; each result equals `pieces` of that text alone."""
         try:
-            encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+            skipped = [self._n_deleted(text) for text in texts]
+            encodings = self._backend.encode_batch(
+                [text[n:] if n else text for text, n in zip(texts, skipped, strict=True)], add_special_tokens=False
+            )
         except TypeError as error:
             raise TokenizerError("a text holds half of a surrogate pair: it cannot be encoded as UTF-8") from error
-        return [
-            Pieces(
-                ids=np.array(encoding.ids, dtype=np.int32),
-                # Flat: numpy takes pairs one by one, at twice the time.
-                chars=np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)).reshape(-1, 2),
-                continues=_continues(encoding.word_ids),
-            )
-            for encoding in encodings
-        ]
+        return [self._pieces_of(*one) for one in zip(texts, encodings, skipped, strict=True)]
+
+    def _n_deleted(self, text: str) -> int:
+        """Count the characters at a text's beginning that the normaliser deletes.
+
+        Deleted by a precompiled charsmap they would move the offsets of all the text (tokenizers 0.23).
+        """
+        n_deleted = 0
+        if self.kind != "WordPiece" and self._normalizer is not None:
+            while n_deleted < len(text) and self._is_deleted(text[n_deleted]):
+                n_deleted += 1
+        return n_deleted
+
+    def _is_deleted(self, character: str) -> bool:
+        if character.isalnum():
+            return False
+        if character not in self._deleted:
+            self._deleted[character] = self._normalizer.normalize_str(character) == ""
+        return self._deleted[character]
+
+    def _pieces_of(self, text: str, encoding: Any, skipped: int) -> Pieces:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        # Flat: numpy takes pairs one by one, at twice the time.
+        chars = np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)).reshape(-1, 2)
+        if self.kind == "WordPiece":
+            # Its words are those of the tokenizer, and none of its pieces holds a space.
+            return Pieces(ids=ids, chars=chars, continues=_continues(encoding.word_ids))
+        chars = visible_offsets(text, chars + np.int32(skipped), np.isin(ids, self._space_ids))
+        return Pieces(ids=ids, chars=chars, continues=continuations(text, chars))
+
+
+def _pair_of(document: dict[str, Any], ids: dict[str, int]) -> PairTemplate:
+    """The template that the file gives; BERT's where it gives none and is a WordPiece vocabulary of BERT's."""
+    is_word_piece = document["model"]["type"] == "WordPiece"
+    needed = [token for role, token in BERT_TOKENS.items() if role != "mask_token"]
+    missing = [token for token in needed if token not in ids]
+    if is_word_piece and missing and document.get("post_processor") is None:
+        raise TokenizerError(
+            f"the vocabulary lacks {', '.join(missing)}, and the file does not say which tokens stand around a question"
+            " and a context: it needs a post_processor"
+        )
+    pair = pair_from_document(document, pad_id_of(document, ids))
+    if pair is None and is_word_piece and not missing:
+        return bert_pair(*(ids[token] for token in ("[CLS]", "[SEP]", "[PAD]")))
+    if pair is None:
+        raise TokenizerError(
+            "the file does not say which special tokens stand around a question and a context: it needs a "
+            "post_processor that adds them, which `spanqa import` writes where it knows the model"
+        )
+    lacking = sorted(pair.ids - set(ids.values()))
+    if lacking:
+        raise TokenizerError(f"its post_processor adds the id {lacking[0]}, which no token has: restore the file")
+    return pair
 
 
 def _continues(word_ids: list[int | None]) -> NDArray[np.bool_]:
@@ -131,7 +207,7 @@ def _continues(word_ids: list[int | None]) -> NDArray[np.bool_]:
 
 
 def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> Tokenizer:
-    """Load a tokenizer from a tokenizer.json, a vocab.txt, or a folder that holds either.
+    """Load a tokenizer from a tokenizer.json, a vocab.txt, a vocab.json beside its merges.txt, or a folder of them.
 
     Args:
         path: The file or folder. In a folder tokenizer.json is preferred.
@@ -144,7 +220,8 @@ def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> To
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in (TOKENIZER_FILE, VOCABULARY_FILE) if (path / name).is_file()]
+        names = (TOKENIZER_FILE, VOCABULARY_FILE, BPE_VOCABULARY_FILE)
+        found = [path / name for name in names if (path / name).is_file()]
         if not found:
             raise TokenizerError(f"{path}: holds neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}")
         path = found[0]
@@ -154,38 +231,9 @@ def load_tokenizer(path: str | Path, *, do_lower_case: bool | None = None) -> To
         raise TokenizerError(f"{path}: cannot be read as a tokenizer: {error}") from error
     try:
         if path.suffix == ".txt":
-            said = _normalization_beside(path)
-            if do_lower_case is not None:
-                said["lowercase"] = do_lower_case
-            return Tokenizer(_serialized_from_vocabulary(text.split("\n"), said))
+            return Tokenizer(tokenizer_json_from_vocab_txt(path, text, do_lower_case))
+        if path.name == BPE_VOCABULARY_FILE and path.with_name(BPE_MERGES_FILE).is_file():
+            return Tokenizer(tokenizer_json_from_bpe(path.parent))
         return Tokenizer(text)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
-
-
-def _normalization_beside(vocabulary: Path) -> dict[str, bool]:
-    """What a tokenizer_config.json says of a vocab.txt, as arguments of the tokenizers library's normalizer."""
-    config = vocabulary.with_name("tokenizer_config.json")
-    if not config.is_file():
-        return {}
-    try:
-        said = json.loads(config.read_text(encoding="utf-8"))
-        return {ours: bool(said[key]) for key, ours in _NORMALIZATION.items() if said.get(key) is not None}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise TokenizerError(f"{config}: cannot be read: {error}") from error
-
-
-def _serialized_from_vocabulary(lines: list[str], normalization: dict[str, bool]) -> str:
-    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-
-    vocabulary = {token: index for index, token in enumerate(lines) if token}
-    if "[UNK]" not in vocabulary:
-        raise TokenizerError("line by line it is no WordPiece vocabulary: [UNK] is missing")
-    # 100: the longest word BERT's WordPiece looks at before it gives up with [UNK], the model's default here too.
-    backend = Backend(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # noqa: S106 no password
-    backend.normalizer = normalizers.BertNormalizer(**normalization)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL if token in vocabulary])
-    return str(backend.to_str())

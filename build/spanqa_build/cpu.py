@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from spanqa_build.attention_bias import put_in, set_aside
 from spanqa_build.errors import OptimizationError
 from spanqa_build.int8 import quantize_products
 from spanqa_build.onnx_export import check_network, onnx_from_model, save_network
 from spanqa_training.model import EncoderConfig, SpanModel
 
+if TYPE_CHECKING:
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
 PLAIN_NETWORK = "network_plain.onnx"
 FLOAT32_NETWORK = "network_float32.onnx"
 INT8_NETWORK = "network_int8.onnx"
+
+_PROJECTION = "embeddings/projection/MatMul"
+"""What the exporter calls the product that widens narrow embeddings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +81,37 @@ def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfi
         OptimizationError: A layer was not recognised, which would cost speed without a word.
     """
     from onnxruntime.transformers.fusion_options import FusionOptions
-    from onnxruntime.transformers.optimizer import optimize_model
 
     options = FusionOptions("bert")
     # On a CPU the mask as it is: any mask means then what it means to the checkpoint. CUDA's fused kernels take only
     # the count of its ones, which says the same of windows, padded at their end.
     options.use_raw_attention_mask(not for_cuda)
-    with _quiet_logging():
-        fused = optimize_model(
+    fused = _fused(Path(source), config, options)
+    if not any(opset.domain == "com.microsoft" for opset in fused.opset_import):
+        fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    if not for_cuda:
+        _split_skip_layer_norms(fused)
+    _check_fusion(fused, config)
+    check_network(fused)
+    if config.shared_layers:
+        _share_equal_weights(fused)
+    if not for_cuda:
+        _store_embeddings_compactly(fused)
+    save_network(fused, target)
+
+
+def _fused(source: Path, config: EncoderConfig, options: FusionOptions) -> onnx.ModelProto:
+    """Run ONNX Runtime's fusion, which knows no attention that is biased by distance: the bias comes in after it."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    with tempfile.TemporaryDirectory() as scratch, _quiet_logging():
+        bias = None
+        if config.position_scheme == "biased":
+            network = onnx.load(source)
+            bias = set_aside(network)
+            source = Path(scratch) / source.name
+            onnx.save(network, source)
+        fused: onnx.ModelProto = optimize_model(
             str(source),
             model_type="bert",
             num_heads=config.num_heads,
@@ -88,15 +120,9 @@ def fused_from_onnx(source: str | Path, target: str | Path, config: EncoderConfi
             opt_level=0,
             use_gpu=False,
         ).model
-    if not any(opset.domain == "com.microsoft" for opset in fused.opset_import):
-        fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    if not for_cuda:
-        _split_skip_layer_norms(fused)
-    _check_fusion(fused, config)
-    check_network(fused)
-    if not for_cuda:
-        _store_embeddings_compactly(fused)
-    save_network(fused, target)
+        if bias is not None:
+            put_in(fused, bias)
+    return fused
 
 
 def int8_from_fused(source: str | Path, target: str | Path) -> None:
@@ -111,23 +137,30 @@ def int8_from_fused(source: str | Path, target: str | Path) -> None:
     """
     network = onnx.load(source)
     operators = Counter(node.op_type for node in network.graph.node)
-    # In a layer: attention's packed product, its output, and the two of the feed-forward block.
-    n_expected = 4 * operators["Attention"]
+    n_layers, n_fused = operators["BiasGelu"] + operators["FastGelu"], operators["Attention"]
+    # In a layer: attention's packed product (or its three, where it is not fused), its output, and the two of the
+    # feed-forward block.
+    n_expected = 4 * n_fused + 6 * (n_layers - n_fused) + sum(_PROJECTION in node.name for node in network.graph.node)
     n_found = quantize_products(network)
     if not n_found or n_found != n_expected:
         raise OptimizationError(
-            f"{n_found} matrix products were quantized where {operators['Attention']} layers make {n_expected}:"
+            f"{n_found} matrix products were quantized where {n_layers} layers make {n_expected}:"
             " give a graph by fused_from_onnx"
         )
     check_network(network)
     save_network(network, target)
 
 
+def _is_fused(config: EncoderConfig) -> bool:
+    """Whether ONNX Runtime has an operator for the attention; for disentangled attention it has none."""
+    return config.position_scheme != "disentangled"
+
+
 def _check_fusion(network: onnx.ModelProto, config: EncoderConfig) -> None:
     counts = Counter(node.op_type for node in network.graph.node)
     layers = config.num_layers
     for operators, expected in (
-        (("Attention",), layers),
+        (("Attention",), layers if _is_fused(config) else 0),
         (("BiasGelu", "FastGelu"), layers),
         (("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"), 2 * layers + 1),
     ):
@@ -137,6 +170,22 @@ def _check_fusion(network: onnx.ModelProto, config: EncoderConfig) -> None:
                 f"{found} {'/'.join(operators)} nodes where {layers} layers make {expected}: this onnxruntime's fusion"
                 " does not recognise the graph; use the one in requirements/"
             )
+
+
+def _share_equal_weights(network: onnx.ModelProto) -> None:
+    """Keep one of weights that are alike: the fusion packs those of shared layers anew for each."""
+    graph = network.graph
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    kept = {}
+    for tensor in graph.initializer:
+        content = numpy_helper.to_array(tensor).tobytes()
+        kept[tensor.name] = first.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = kept.get(name, name)
+    unique = [tensor for tensor in graph.initializer if kept[tensor.name] == tensor.name]
+    del graph.initializer[:]
+    graph.initializer.extend(unique)
 
 
 def _store_embeddings_compactly(network: onnx.ModelProto) -> None:

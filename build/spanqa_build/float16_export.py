@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -24,7 +23,7 @@ from spanqa_build.network_file import skeleton_of, write_network
 from spanqa_build.onnx_export import OPSET, check_network
 from spanqa_build.precision import layer_norms_as_primitives, with_explicit_precision
 from spanqa_build.trt_operators import check_operators
-from spanqa_training.model import SpanModel
+from spanqa_training.model import SpanModel, exportable
 
 LAYER_NORMS = ("operator", "primitives")
 """LayerNormalization as one node, or as means, products and a root."""
@@ -145,8 +144,7 @@ def float32_graph(model: SpanModel) -> onnx.ModelProto:
     Raises:
         ExportError: The graph is not what the contract asks for.
     """
-    exported = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    exported.attention = "eager"
+    exported = exportable(model)
     # Two rows of nine tokens: sizes 0 and 1 would be taken for constants. A tensor of its own for each input: inputs
     # that are one object become one input.
     example = tuple(torch.ones(2, 9, dtype=torch.int32) for _ in ENCODER_INPUTS)

@@ -50,13 +50,19 @@ class GpuMemory:
 
 def n_parameters(encoder: EncoderConfig) -> int:
     """Count the parameters of a model from its architecture."""
-    size, wide = encoder.hidden_size, encoder.intermediate_size
-    embeddings = (encoder.vocab_size + encoder.max_positions + encoder.type_vocab_size) * size
+    size, wide, narrow = encoder.hidden_size, encoder.intermediate_size, encoder.table_width
+    disentangled = encoder.position_scheme == "disentangled"
+    positions = 0 if disentangled else encoder.max_positions + encoder.position_offset
+    embeddings = (encoder.vocab_size + positions + encoder.type_vocab_size) * narrow
+    projection = 0 if encoder.embedding_size is None else (narrow + 1) * size
+    buckets = encoder.relative_buckets or 0
+    distances = (2 * buckets + 2) * size if disentangled else buckets * encoder.num_heads
     attention = 4 * (size * size + size)
     feed_forward = 2 * size * wide + size + wide
-    norms = 2 * size
+    layers = (1 if encoder.shared_layers else encoder.num_layers) * (attention + feed_forward + 4 * size)
     # Each family has one norm outside its layers: on the embeddings (post-LN) or after the last layer (pre-LN).
-    return embeddings + encoder.num_layers * (attention + feed_forward + 2 * norms) + norms + 2 * size + 2
+    norm = 2 * (narrow if encoder.layer_norm == "post" else size)
+    return embeddings + projection + distances + layers + norm + 2 * size + 2
 
 
 def activation_bytes(encoder: EncoderConfig, n_rows: int, length: int) -> int:
@@ -73,7 +79,11 @@ def activation_bytes(encoder: EncoderConfig, n_rows: int, length: int) -> int:
     """
     size = encoder.hidden_size
     residual = (FLOAT32_BYTES + FP16_BYTES) * size
-    attention = 4 * FP16_BYTES * size + (FLOAT32_BYTES + FP16_BYTES) * encoder.num_heads * length
+    # Beside scores and probabilities a bias by distance, or the scores of all distances and what is picked of them.
+    score_bytes = FLOAT32_BYTES + FP16_BYTES + (FLOAT32_BYTES if encoder.position_scheme == "biased" else 0)
+    attention = 4 * FP16_BYTES * size + score_bytes * encoder.num_heads * length
+    if encoder.position_scheme == "disentangled":
+        attention += 2 * FLOAT32_BYTES * encoder.num_heads * (length + 2 * (encoder.relative_buckets or 0))
     feed_forward = 2 * FP16_BYTES * encoder.intermediate_size
     return n_rows * length * (residual + max(attention, feed_forward))
 

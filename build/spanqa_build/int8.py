@@ -96,13 +96,14 @@ class _Rewriter:
     def attention(self, node: NodeProto) -> None:
         """Emit an Attention node as its packed product and what follows it."""
         activations, weights, bias, mask = node.input[:4]
+        score_bias = node.input[5:6]  # of attention that is biased by distance
         packed = f"{node.output[0]}_packed"
         self.product(activations, weights, packed)
         parts = [f"{packed}_{part}" for part in ("query", "key", "value")]
         self.keep(helper.make_node("Split", [packed], parts, name=f"{packed}_split", axis=-1, num_outputs=3))
         attention = helper.make_node(
             "MultiHeadAttention",
-            [*parts, bias, mask],
+            [*parts, bias, mask, *score_bias],
             [node.output[0]],
             name=f"{node.name}_int8",
             domain="com.microsoft",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import warnings
@@ -14,7 +13,7 @@ from onnx import TensorProto
 
 from spanqa.contract import ENCODER_INPUTS, ENCODER_OUTPUTS
 from spanqa_build.errors import ExportError
-from spanqa_training.model import SpanModel
+from spanqa_training.model import SpanModel, exportable
 
 OPSET = 18
 """LayerNormalization needs 17; TensorRT 10.4 and ONNX Runtime 1.19 read 18."""
@@ -38,8 +37,7 @@ def onnx_from_model(model: SpanModel, path: str | Path) -> None:
     Raises:
         ExportError: The graph is not what the contract asks for, or the file cannot be written.
     """
-    exported = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    exported.attention = "eager"
+    exported = exportable(model)
     # Two rows of nine tokens: no size is 1, which the exporter might take for a constant.
     ids = torch.ones(2, 9, dtype=torch.int32)
     inputs = [tensor.name for tensor in ENCODER_INPUTS]

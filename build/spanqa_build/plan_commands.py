@@ -12,9 +12,8 @@ from spanqa_build.targets import Target
 
 _VARIABLE, _FILE = "env:", "@"
 """How -k names a variable and a file."""
-SERVE = ("tritonserver", "--disable-auto-complete-config", "--exit-on-error=true")
-"""How a repository for a GPU is served: every configuration is complete, and to complete one Triton would load each
-engine once more, and start each Python model once more."""
+SERVE = ("spanqa", "serve", "--host", "0.0.0.0")  # noqa: S104 (inside a container)
+"""How a repository for a GPU is served: supervised and locked, by the image's own Triton."""
 _KEY_VARIABLE = "MODEL_KEY"
 """Where a key that was given as itself is to be put: a plan is printed, and a key must not be."""
 
@@ -97,7 +96,7 @@ def gpu_commands(target: Target, wanted: Wanted, engine: str) -> tuple[str, ...]
     return (
         shlex.join(["docker", "build", "-f", "build/Dockerfile", *pairs, "-t", image, "."]),
         _docker([*mounts, *output_mounts], image, ["spanqa", "build", *options]),
-        _docker(["-p", "8000-8002:8000-8002", *output_mounts], image, [*SERVE, "--model-repository", output]),
+        _docker(["-p", "8000-8002:8000-8002", *output_mounts], image, [*SERVE, "--repository", output]),
     )
 
 

@@ -85,8 +85,10 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetwo
         network: The network made from it.
         name: The checkpoint's name, for people.
     """
+    tokenizer = checkpoint.tokenizer()
     manifest = Manifest(
-        tokenizer_sha256=checkpoint.tokenizer().sha256,
+        tokenizer_sha256=tokenizer.sha256,
+        pair=tokenizer.pair,
         windows=checkpoint.windows,
         decode=DecodeSettings(
             no_answer_threshold=checkpoint.no_answer_threshold,
@@ -96,7 +98,7 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetwo
         ),
         packing=CPU_PACKING,
         encoder={"precision": network.precision, **network.facts},
-        model={"name": name, "provenance": checkpoint.provenance},
+        model={"name": name, "family": checkpoint.encoder.model_type, "provenance": checkpoint.provenance},
         versions={"spanqa": spanqa.__version__, **{tool: metadata.version(tool) for tool in ("torch", "onnxruntime")}},
     )
     if isinstance(network, GpuNetworks):

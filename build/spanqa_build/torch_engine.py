@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from spanqa_training.inference.fixed_length import (
     batch_sizes,
     network_from_file,
 )
-from spanqa_training.model import SpanModel
+from spanqa_training.model import SpanModel, architecture_of
 
 DEVICES = ("cuda", "cpu")
 BFLOAT16 = Limits(max_difference=2.0, answers_changed=0.02, f1_loss=0.5)
@@ -130,7 +129,7 @@ def torch_engine(
     dtype, scan = choose_dtype(model, batches, gpu)
     path = scratch / WEIGHTS_FILE
     write_weights(model, path, dtype)
-    architecture = asdict(model.config)
+    architecture = architecture_of(model.config)
     engine = Engine(
         platform=TORCH,
         graph_rows=batch_sizes(target.graph_batches, target.largest_batch),

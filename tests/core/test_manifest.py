@@ -15,6 +15,7 @@ from spanqa.manifest import (
     manifest_json,
 )
 from spanqa.packing import Bucket, Packing
+from spanqa.pair_template import PairTemplate
 from spanqa.spans import DecodeSettings
 from spanqa.windows import WindowSettings
 
@@ -31,6 +32,7 @@ MANIFEST = Manifest(
 
 GPU_MANIFEST = Manifest(
     tokenizer_sha256="ab" * 32,
+    pair=PairTemplate(before=(0,), between=(2, 2), after=(2,), pad_id=1, context_type=0),
     target="v100",
     packing=Packing(
         buckets=(
@@ -149,6 +151,8 @@ def test_a_damaged_file_is_named(tmp_path, text):
         ("windows", {"doc_stride": 0}),
         ("decode", {"no_answer_threshold": None}),
         ("decode", {"temperature": 0}),
+        ("pair", {"before": [0]}),
+        ("pair", {"before": 0, "between": [2], "after": [2], "pad_id": 1, "context_type": 0}),
         ("packing", {"rows_per_call": None}),
         ("packing", {"rows_per_call": 0}),
     ],

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from spanqa import search
 from spanqa.errors import InputError, LogitsError, SettingsError
+from spanqa.pair_template import bert_pair
 from spanqa.spans import DecodeSettings, decode
 from spanqa.tokenization import Pieces
 from spanqa.windows import Windows, WindowSettings, cut_windows
 
-SPECIAL_IDS = (101, 102, 0)
+SPECIAL_IDS = bert_pair(101, 102, 0)
 
 
 def pieces_of(chars: list[tuple[int, int]], continues: list[bool] | None = None) -> Pieces:
@@ -22,6 +23,10 @@ def pieces_of(chars: list[tuple[int, int]], continues: list[bool] | None = None)
         chars=np.array(chars, dtype=np.int32),
         continues=np.array(continues or [False] * len(chars), dtype=np.bool_),
     )
+
+
+def is_visible(place):
+    return place[0] < place[1]
 
 
 def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens, word_boundaries=False):
@@ -33,7 +38,7 @@ def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens, w
         for start in range(length):
             for end in range(start, min(start + max_answer_tokens, length)):
                 span = (chars[first + start][0], chars[first + end][1])
-                if span[0] >= span[1]:
+                if not is_visible(chars[first + start]) or not is_visible(chars[first + end]):
                     continue
                 if word_boundaries and (continues[first + start] or continues[first + end + 1]):
                     continue
@@ -43,6 +48,18 @@ def brute_force(windows: Windows, start_logits, end_logits, max_answer_tokens, w
                 )
                 best[span] = max(best.get(span, logit), logit)
     return best
+
+
+def with_blank_pieces(chars, is_blank):
+    """Some pieces without a visible character: each starts where the next one that has any does, and ends before it."""
+    made = []
+    for index, (place, blank) in enumerate(zip(chars, is_blank, strict=True)):
+        if blank and index:
+            following = (other for other, skip in zip(chars[index:], is_blank[index:], strict=True) if not skip)
+            made.append((next(following, (chars[-1][1], 0))[0], max(end for _, end in made)))
+        else:
+            made.append(place)
+    return made
 
 
 @st.composite
@@ -58,6 +75,8 @@ def cases(draw, repeated_characters: bool):
         length = draw(st.integers(1, 3))
         chars.append((at, at + length))
         at += length
+    if draw(st.booleans()):
+        chars = with_blank_pieces(chars, [draw(st.integers(0, 3)) == 0 for _ in chars])
     stride = draw(st.integers(1, 6))
     settings_ = WindowSettings(
         max_seq_length=7 + stride + draw(st.integers(0, 6)), doc_stride=stride, max_query_length=4

@@ -183,7 +183,10 @@ def test_a_vocabulary_without_a_special_token_is_refused(tmp_path, vocabulary_fi
     path.write_text(vocabulary_file.read_text(encoding="utf-8").replace(f"{token}\n", "x\n"), encoding="utf-8")
     with pytest.raises(TokenizerError) as caught:
         load_tokenizer(path)
-    assert str(caught.value) == f"{path}: the vocabulary lacks {token}: only BERT's WordPiece is supported"
+    assert str(caught.value) == (
+        f"{path}: the vocabulary lacks {token}, and the file does not say which tokens stand around a question and a "
+        "context: it needs a post_processor"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "# Read me\n\nSome text.\n"])

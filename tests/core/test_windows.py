@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spanqa.errors import InputError, SettingsError, TokenizerError
+from spanqa.pair_template import bert_pair
 from spanqa.tokenization import Pieces
-from spanqa.windows import WindowMaker, WindowSettings, batch_windows, cut_windows
+from spanqa.windows import WindowMaker, Windows, WindowSettings, batch_windows, cut_windows
 
 # One sample of every kind of trouble; any character of Unicode 3.2, which all libraries agree about, may follow.
 TROUBLE = (
@@ -155,29 +156,29 @@ def test_word_pieces_cannot_be_made_without_the_words_that_they_continue():
 )
 def test_doc_stride_is_the_step_not_the_overlap(n_pieces, expected):
     window_settings = WindowSettings(max_seq_length=15, doc_stride=4, max_query_length=2)
-    windows = cut_windows(pieces_of(5), pieces_of(n_pieces), window_settings, (1, 2, 0))
+    windows = cut_windows(pieces_of(5), pieces_of(n_pieces), window_settings, bert_pair(1, 2, 0))
     assert list(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)) == expected
 
 
 def test_a_shorter_question_leaves_its_room_to_the_context():
     window_settings = WindowSettings(max_seq_length=15, doc_stride=4, max_query_length=8)
-    assert cut_windows(pieces_of(8), pieces_of(9), window_settings, (1, 2, 0)).room == 4
-    short = cut_windows(pieces_of(2), pieces_of(9), window_settings, (1, 2, 0))
+    assert cut_windows(pieces_of(8), pieces_of(9), window_settings, bert_pair(1, 2, 0)).room == 4
+    short = cut_windows(pieces_of(2), pieces_of(9), window_settings, bert_pair(1, 2, 0))
     assert (short.room, len(short), short.question_truncated) == (10, 1, False)
 
 
 def test_a_question_over_the_limit_is_cut_and_says_so():
     window_settings = WindowSettings(max_query_length=4, doc_stride=4, max_seq_length=20)
-    exact = cut_windows(pieces_of(4), pieces_of(3), window_settings, (1, 2, 0))
-    over = cut_windows(pieces_of(5), pieces_of(3), window_settings, (1, 2, 0))
+    exact = cut_windows(pieces_of(4), pieces_of(3), window_settings, bert_pair(1, 2, 0))
+    over = cut_windows(pieces_of(5), pieces_of(3), window_settings, bert_pair(1, 2, 0))
     assert (exact.question_truncated, over.question_truncated) == (False, True)
     np.testing.assert_array_equal(exact.input_ids(0), over.input_ids(0))
 
 
 def test_windows_of_several_questions_share_a_batch():
     window_settings = WindowSettings(max_seq_length=15, doc_stride=4, max_query_length=4)
-    one = cut_windows(pieces_of(1), pieces_of(11), window_settings, (1, 2, 9))
-    other = cut_windows(pieces_of(4), pieces_of(3, first_id=50), window_settings, (1, 2, 9))
+    one = cut_windows(pieces_of(1), pieces_of(11), window_settings, bert_pair(1, 2, 9))
+    other = cut_windows(pieces_of(4), pieces_of(3, first_id=50), window_settings, bert_pair(1, 2, 9))
     batch = batch_windows([(other, 0), (one, 0)], length=20)
     assert batch.input_ids.tolist() == [
         [1, 10, 11, 12, 13, 2, 50, 51, 52, 2, *[9] * 10],
@@ -189,7 +190,7 @@ def test_windows_of_several_questions_share_a_batch():
 
 
 def test_a_window_that_does_not_fit_the_length_is_refused():
-    windows = cut_windows(pieces_of(1), pieces_of(11), WindowSettings(), (1, 2, 0))
+    windows = cut_windows(pieces_of(1), pieces_of(11), WindowSettings(), bert_pair(1, 2, 0))
     with pytest.raises(InputError, match="a window of 15 tokens does not fit into a batch of length 14"):
         batch_windows([(windows, 0)], length=14)
 
@@ -235,3 +236,14 @@ def test_settings_that_cannot_be_met_are_refused(changes, message):
 def test_the_tightest_settings_are_accepted():
     assert WindowSettings(max_seq_length=195).max_seq_length == 195
     assert WindowSettings(doc_stride=317).doc_stride == 317
+
+
+def test_windows_of_repositories_that_were_built_before_templates_are_the_same():
+    """Their postprocess model says special_ids where today's says pair."""
+    parts = {"question_ids": pieces_of(3).ids, "document": pieces_of(9), "room": 5, "question_truncated": False}
+    parts |= {"starts": np.zeros(1, dtype=np.int32), "lengths": np.array([5], dtype=np.int32)}
+    old, new = Windows(special_ids=(1, 2, 0), **parts), Windows(pair=bert_pair(1, 2, 0), **parts)
+    assert old.pair == new.pair
+    assert old.context_offset == 5
+    assert old.seq_lengths.tolist() == [11]
+    assert old.input_ids(0).tolist() == new.input_ids(0).tolist()

@@ -8,6 +8,7 @@ import pytest
 from spanqa import contract
 from spanqa.errors import InputError
 from spanqa.manifest import Manifest
+from spanqa.pair_template import bert_pair
 from spanqa.spans import Decoded, DecodeSettings, Span
 from spanqa.tokenization import Pieces
 from spanqa.windows import WindowSettings, cut_windows
@@ -110,7 +111,7 @@ def one_window():
     document = Pieces(ids=starts, chars=np.stack((starts, starts + 1), axis=1), continues=starts < 0)
     question = Pieces(ids=starts[:3], chars=document.chars[:3], continues=document.continues[:3])
     windows = cut_windows(
-        question, document, WindowSettings(max_seq_length=20, doc_stride=4, max_query_length=4), (1, 2, 0)
+        question, document, WindowSettings(max_seq_length=20, doc_stride=4, max_query_length=4), bert_pair(1, 2, 0)
     )
     return windows, "abcdefghijkl", np.zeros((1, 18), dtype=np.float32), np.zeros((1, 18), dtype=np.float32)
 

@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from spanqa import contract
 from spanqa.guard import guarded
 from spanqa.manifest import load_manifest
+from spanqa.pair_template import bert_pair
 from spanqa.tokenization import Pieces
 from spanqa.windows import Windows
 from spanqa.wire import decode_question, read_options, response_tensors
@@ -23,6 +24,7 @@ class TritonPythonModel:
         """Load the manifest."""
         folder = Path(args["model_repository"]).parent / contract.QUESTION_ANSWERING / args["model_version"]
         self._manifest = load_manifest(folder)
+        self._pair = self._manifest.pair or bert_pair(0, 0, 0)  # only their number matters here
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request for itself."""
@@ -45,7 +47,7 @@ class TritonPythonModel:
             lengths=lengths,
             room=room,
             question_truncated=bool(truncated),
-            special_ids=(0, 0, 0),
+            pair=self._pair,
         )
         decoded = decode_question(
             windows,

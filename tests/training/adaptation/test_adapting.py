@@ -153,3 +153,18 @@ def test_what_cannot_be_adapted_is_one_sentence(adapt, tmp_path, tiny_checkpoint
         assert error.startswith("spanqa: error: ")
         assert message in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_ends_early_where_the_held_out_text_is_read_no_better(adapt, tmp_path, tools, capsys):
+    options = ["optim.lr=1e-12", "trainer.early_stopping_patience=1", "trainer.max_epochs=9"]
+    assert main(adapt(tmp_path / "run", *options)) == 0
+    assert "stopping early after step" in capsys.readouterr().err
+    log = [line for line in tools.lines(tmp_path / "run") if "val_loss" in line]
+    assert "val_loss has not fallen below the" in log[-1]["stopped_early"]
+    assert main(adapt(tmp_path / "other", *options, "trainer.early_stopping_metric=f1")) == 2
+    assert "trainer.early_stopping_metric: must be val_loss for adapt, got 'f1'" in capsys.readouterr().err
+
+
+def test_several_machines_are_refused(adapt, tmp_path, capsys):
+    assert main(adapt(tmp_path / "run", "trainer.num_nodes=2")) == 2
+    assert "spanqa adapt runs on one machine: start it without torchrun" in capsys.readouterr().err

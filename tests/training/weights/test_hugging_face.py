@@ -293,7 +293,7 @@ def test_an_activation_that_we_do_not_compute_cannot_be_asked_for():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, r"config\.json: model_type is 'roberta': only bert and megatron-bert"),
+        ({"model_type": "gpt2"}, r"config\.json: model_type is 'gpt2': only bert, megatron-bert, "),
         ({"hidden_act": "relu"}, "hidden_act is 'relu': supported are gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key': only 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True: only False"),

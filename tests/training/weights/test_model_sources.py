@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
-from spanqa_training.errors import CheckpointError, SpecError
+from spanqa_training.errors import CheckpointError, ImportWeightsError, SpecError
 from spanqa_training.spec.files import load_spec
 from spanqa_training.spec.schema import Spec
 from spanqa_training.weights.hub import folder_of_name
@@ -77,6 +77,16 @@ def test_a_configuration_alone_starts_from_random_weights_that_the_seed_decides(
     _, other = base(*spec, "trainer.seed=7")
     assert torch.equal(model.embeddings.word.weight, same.embeddings.word.weight)
     assert not torch.equal(model.embeddings.word.weight, other.embeddings.word.weight)
+
+
+def test_a_configuration_may_be_of_any_family_and_its_positions_begin_after_the_tokenizers_padding(base, vocabulary):
+    given = f"model.tokenizer.vocab_file={vocabulary}"
+    checkpoint, model = base(config_of(model_type="roberta", type_vocab_size=1, max_position_embeddings=400), given)
+    assert checkpoint.encoder.family == "roberta"
+    assert checkpoint.encoder.position_offset == checkpoint.tokenizer().pad_id + 1
+    assert model.embeddings.position.num_embeddings == 400 == checkpoint.encoder.max_positions + 1
+    with pytest.raises(ImportWeightsError, match="pads with id 0, and the positions of the weights begin after id 1"):
+        base(config_of(model_type="roberta", pad_token_id=1), given)
 
 
 def test_a_configuration_file_has_precedence_over_one_written_out(base, vocabulary, tmp_path):

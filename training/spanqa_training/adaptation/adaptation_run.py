@@ -22,6 +22,7 @@ from spanqa_training.adaptation.sequence_file import SequenceFile, special_ids
 from spanqa_training.adaptation.text_index import TextCounts
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
+from spanqa_training.run.allocator import keep_freed_memory
 from spanqa_training.run.launch import handled, precision_of
 from spanqa_training.run.log_picture import svg_from_run
 from spanqa_training.run.loop import STATE_FOLDER, Trainer
@@ -84,6 +85,8 @@ def adapt_process(fabric: Fabric, run: AdaptationRun) -> bool:
     Raises:
         SpanqaError: Whatever ends the run.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     # Spawned processes get the weights in memory that they share: each trains a copy of its own.
     model = run.model if fabric.world_size == 1 else copy.deepcopy(run.model)
     special, seed = special_ids(run.checkpoint.tokenizer()), run.spec.trainer.seed

@@ -19,14 +19,13 @@ def card_from_adapted(checkpoint: Checkpoint, spec: Spec, *, name: str) -> str:
         name: The model's name.
     """
     encoder = checkpoint.encoder
-    family = "Megatron-BERT (pre-LN)" if encoder.layer_norm == "pre" else "BERT (post-LN)"
     return card_from_sections(
         name=name,
         what=(
             "An encoder whose language was adapted to a domain, to be trained on questions: `spanqa train -m`. "
             "Its head for questions is the base model's and does not fit it any more.\n"
-            f"{family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, "
-            f"vocabulary of {encoder.vocab_size:,}."
+            f"{encoder.family_name}, {encoder.num_layers} layers, width {encoder.hidden_size}, "
+            f"{encoder.num_heads} heads, vocabulary of {encoder.vocab_size:,}."
         ),
         data=_data(checkpoint, spec),
         recipe=_recipe(checkpoint, spec),

@@ -15,8 +15,8 @@ from spanqa_training.model import EncoderConfig, SpanModel
 class MaskedLanguageModel(nn.Module):
     """An encoder with BERT's head of the masked language model (Devlin et al. 2018, and their `run_pretraining.py`).
 
-    The head is a dense layer, the encoder's activation and a layer norm; its scores are products with the word
-    embeddings, which it shares with the encoder, and a bias a token.
+    The head is a dense layer, the encoder's activation and a layer norm, as wide as the word embeddings; its scores are
+    products with those, which it shares with the encoder, and a bias a token. Every family's is of this form.
 
     Args:
         encoder: The encoder; its own head, for questions, is kept as it is and needs no gradient.
@@ -28,8 +28,8 @@ class MaskedLanguageModel(nn.Module):
         config = encoder.config
         self.encoder = encoder
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.transform = nn.Linear(config.hidden_size, config.table_width)
+        self.norm = nn.LayerNorm(config.table_width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(self.transform.weight, std=config.initializer_range, generator=generator)

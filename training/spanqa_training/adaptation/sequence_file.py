@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer as Backend
 
+from spanqa.text_backend import ids_of_tokens
 from spanqa.tokenization import Tokenizer
 from spanqa_training.adaptation.masking import SpecialIds
 from spanqa_training.errors import RunError
@@ -70,15 +71,15 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """Find the ids that masks are made with.
 
     Raises:
-        RunError: The vocabulary has no [MASK].
+        RunError: The vocabulary has no [MASK] or <mask>.
     """
-    backend = Backend.from_str(tokenizer.serialized)
-    mask = backend.token_to_id("[MASK]")
+    document = json.loads(tokenizer.serialized)
+    ids = ids_of_tokens(document)
+    mask = ids.get(tokenizer.special_tokens.get("mask_token", ""))
     if mask is None:
         raise RunError("the vocabulary has no [MASK], so that no masked language model can be trained: give another -m")
-    added = {int(token) for token in backend.get_added_tokens_decoder()}
-    no_text = {mask, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, *added}
-    plain = sorted({int(token) for token in backend.get_vocab().values()} - no_text)
+    added = {int(token["id"]) for token in document.get("added_tokens") or ()}
+    plain = sorted({*ids.values()} - {mask, *tokenizer.pair.ids, *added})
     return SpecialIds(
         cls=tokenizer.cls_id,
         sep=tokenizer.sep_id,

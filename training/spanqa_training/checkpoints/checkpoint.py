@@ -53,7 +53,8 @@ from spanqa_training.model import SpanModel
 
 PACKED_SUFFIXES = (".tlt", ".ckpt")
 _VERSIONS = (1, 2)
-"""2 is what the first release cannot read: encrypted weights, or the head of the masked language model beside them."""
+"""2 is what the first release cannot read: encrypted weights, the head of the masked language model beside them, or
+another family than BERT."""
 
 
 def save_checkpoint(
@@ -234,7 +235,7 @@ def _write_files(
     }
     config = {
         "format": CHECKPOINT_FORMAT,
-        "format_version": 2 if key or LM_HEAD_FILE in sha256 else 1,
+        "format_version": 2 if key or LM_HEAD_FILE in sha256 or checkpoint.encoder.family != "bert" else 1,
         "encrypted": key is not None,
         **config_from_checkpoint(checkpoint),
         "weights_sha256": sha256[WEIGHTS_FILE],

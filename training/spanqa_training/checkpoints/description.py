@@ -17,7 +17,7 @@ from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.archive import Create
 from spanqa_training.checkpoints.storage import CONFIG_FILE, METRICS_FILE, SPEC_FILE, Root, read_text, write_text
 from spanqa_training.errors import CheckpointError
-from spanqa_training.model import EncoderConfig
+from spanqa_training.model import EncoderConfig, architecture_of
 
 CHECKPOINT_FORMAT = "spanqa-checkpoint"
 NETWORK_FORMAT = "spanqa-network"
@@ -93,7 +93,7 @@ def _tokenizer(tokenizer_json: str) -> Tokenizer:
 def config_from_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Give the part of config.json that describes the model, whatever file it is in."""
     return {
-        "encoder": asdict(checkpoint.encoder),
+        "encoder": architecture_of(checkpoint.encoder),
         "windows": asdict(checkpoint.windows),
         "decode": {
             "no_answer_threshold": checkpoint.no_answer_threshold,

@@ -61,11 +61,10 @@ def card_from_evaluation(checkpoint: Checkpoint, report: EvaluationReport, *, na
 
 def _what(checkpoint: Checkpoint) -> str:
     encoder = checkpoint.encoder
-    family = "Megatron-BERT (pre-LN)" if encoder.layer_norm == "pre" else "BERT (post-LN)"
     return (
         "Marks the span of a passage that answers a question, or says that the passage holds none.\n"
-        f"{family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, vocabulary of "
-        f"{encoder.vocab_size:,}; windows of {checkpoint.windows.max_seq_length} word pieces, step "
+        f"{encoder.family_name}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, "
+        f"vocabulary of {encoder.vocab_size:,}; windows of {checkpoint.windows.max_seq_length} word pieces, step "
         f"{checkpoint.windows.doc_stride}, questions of at most {checkpoint.windows.max_query_length}."
     )
 

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanqa.errors import DataError
+from spanqa.pair_template import PairTemplate, pair_from_json
 from spanqa.windows import WindowMaker
 from spanqa_training.data.labels import NULL_POSITION, kept_windows, window_labels
 from spanqa_training.data.windowing import CutExample
 from spanqa_training.errors import RunError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the special tokens as the tokenizer's template, which other models than BERT need."""
 HEADER_FILE = "header.json"
 PIECES_FILE = "pieces.bin"
 WINDOWS_FILE = "windows.bin"
@@ -45,7 +47,7 @@ class Header:
 
     Args:
         piece_type: Type of the stored word pieces: `<u2` or `<i4`.
-        special_ids: Ids of [CLS], [SEP] and [PAD].
+        pair: The special tokens around a question and a context.
         n_questions: Questions read.
         n_unanswerable: Those without an answer.
         n_windows: Windows stored.
@@ -53,7 +55,7 @@ class Header:
     """
 
     piece_type: str
-    special_ids: tuple[int, int, int]
+    pair: PairTemplate
     n_questions: int
     n_unanswerable: int
     n_windows: int
@@ -79,7 +81,7 @@ def write_index(folder: Path, cut: Iterable[CutExample], maker: WindowMaker, kee
             writer.add(one, keep_doc_spans)
     header = Header(
         piece_type=piece_type,
-        special_ids=(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id),
+        pair=tokenizer.pair,
         n_questions=writer.n_questions,
         n_unanswerable=writer.n_unanswerable,
         n_windows=writer.n_windows,
@@ -100,7 +102,7 @@ def read_header(folder: Path) -> Header:
     try:
         fields = json.loads((folder / HEADER_FILE).read_text(encoding="utf-8"))
         whole = fields.pop("sha256") == _digest(folder, fields)
-        header = Header(**{**fields, "special_ids": tuple(fields["special_ids"])})
+        header = Header(**{**fields, "pair": pair_from_json(fields["pair"])})
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: holds no index of training windows, or half of one: build it again") from error
     if not whole:

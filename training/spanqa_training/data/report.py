@@ -17,7 +17,7 @@ from spanqa.datasets import iter_datasets
 from spanqa.errors import DataError
 from spanqa.examples import Example, OnDefect, holds_word
 from spanqa.tokenization import Pieces, Tokenizer
-from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker
+from spanqa.windows import WindowMaker
 from spanqa_training.data.labels import NULL_POSITION, answer_pieces, window_labels
 from spanqa_training.data.length_counts import Bar, LengthCounts, LengthSummary
 from spanqa_training.data.windowing import CutExample, cut_examples
@@ -173,6 +173,7 @@ class _PieceCounts:
     def __init__(self, maker: WindowMaker, max_answer_tokens: int) -> None:
         self._max_answer_tokens = max_answer_tokens
         self._unknown_id = _unknown_id(maker.tokenizer)
+        self._n_special = maker.tokenizer.pair.n_special
         self._question, self._context, self._pair = LengthCounts(), LengthCounts(), LengthCounts()
         self._counts: Counter[str] = Counter()
         self._last_context = ""
@@ -184,7 +185,7 @@ class _PieceCounts:
         if example.context != self._last_context:
             self._last_context = example.context
             self._add_text(self._context, windows.document)
-        self._pair.add(len(cut.question) + len(windows.document) + N_SPECIAL_TOKENS)
+        self._pair.add(len(cut.question) + len(windows.document) + self._n_special)
         self._counts["windows"] += len(windows)
         self._counts["truncated_questions"] += windows.question_truncated
         if example.answers:
@@ -228,5 +229,8 @@ class _PieceCounts:
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int:
+    """The id of what the vocabulary lacks; -1 for byte-level pieces, which lack nothing."""
     model = json.loads(tokenizer.serialized)["model"]
-    return int(model["vocab"][model["unk_token"]])
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return int(model["vocab"][model["unk_token"]]) if model.get("unk_token") else -1

@@ -21,7 +21,7 @@ from spanqa.examples import OnDefect, PlacedExample, raise_defect
 from spanqa.folder_swap import replace_folder
 from spanqa.json_fields import join
 from spanqa.tokenization import Pieces
-from spanqa.windows import N_SPECIAL_TOKENS, WindowMaker, Windows, batch_windows
+from spanqa.windows import WindowMaker, Windows, batch_windows
 from spanqa_training.data.bad_examples import LEFT_OUT_FILE, LeftOut
 from spanqa_training.data.index_layout import (
     FILES,
@@ -61,14 +61,14 @@ class TrainingIndex:
         self.folder = folder
         self.n_questions, self.n_unanswerable = header.n_questions, header.n_unanswerable
         self.n_windows, self.n_positive = header.n_windows, header.n_positive
-        self._special_ids = header.special_ids
+        self._pair = header.pair
         self._piece_type = np.dtype(header.piece_type)
         self._pieces: BinaryIO = (folder / PIECES_FILE).open("rb", buffering=0)
         self._windows: BinaryIO = (folder / WINDOWS_FILE).open("rb", buffering=0)
         self.lengths: NDArray[np.int32] = np.empty(self.n_windows, dtype=np.int32)
         for low in range(0, self.n_windows, _READ_WINDOWS):
             rows = self._read(self._windows, WINDOW, low, min(_READ_WINDOWS, self.n_windows - low))
-            self.lengths[low : low + len(rows)] = rows["n_question"] + rows["n_context"] + N_SPECIAL_TOKENS
+            self.lengths[low : low + len(rows)] = rows["n_question"] + rows["n_context"] + header.pair.n_special
 
     @classmethod
     def open(cls, folder: Path) -> TrainingIndex:
@@ -119,7 +119,7 @@ class TrainingIndex:
             lengths=np.array([len(context)], dtype=np.int32),
             room=len(context),
             question_truncated=False,
-            special_ids=self._special_ids,
+            pair=self._pair,
         )
 
     def _read(self, file: BinaryIO, kind: np.dtype[Any], first: int, count: int) -> NDArray[Any]:

@@ -103,7 +103,8 @@ class FixedLengthNetwork:
         config = self._model.config
         for tensor, ids, n_ids in (
             (contract.INPUT_IDS, batch.input_ids, config.vocab_size),
-            (contract.TOKEN_TYPE_IDS, batch.token_type_ids, config.type_vocab_size),
+            # Models without types of their own take what windows have.
+            (contract.TOKEN_TYPE_IDS, batch.token_type_ids, max(2, config.type_vocab_size)),
         ):
             wrong = ids[(ids < 0) | (ids >= n_ids)]
             if wrong.size:

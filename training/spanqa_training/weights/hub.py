@@ -9,9 +9,10 @@ from pathlib import Path
 from spanqa_training.errors import SpecError
 
 MODELS_VARIABLE = "SPANQA_MODELS"
-_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+_VOCABULARIES = ["tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model"]
+_FILES = ["config.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *_VOCABULARIES]
 _WEIGHTS = (["*.safetensors", "*.safetensors.index.json"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"])
-_VOCABULARY = (["tokenizer.json", "vocab.txt"],)
+_VOCABULARY = (_VOCABULARIES,)
 _NGC_ONLY = "megatron"
 
 

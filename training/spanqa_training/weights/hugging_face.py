@@ -1,4 +1,4 @@
-"""Hugging Face folders of BERT and Megatron-BERT: taken over as checkpoints, and written from them."""
+"""Hugging Face folders of the families that we know: taken over as checkpoints, and written from them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spanqa.folder_swap import replace_folder
+from spanqa.pair_template import bert_pair
 from spanqa.tokenization import TOKENIZER_FILE, Tokenizer
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.errors import CheckpointError, ImportWeightsError
 from spanqa_training.model import SpanModel
 from spanqa_training.weights.hugging_face_names import (
-    DEFAULTS,
     encoder_config_from_hugging_face,
+    family_of_config,
     hugging_face_config_from_encoder,
     hugging_face_weights_from_model,
     overridden,
@@ -41,14 +42,6 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
 
-_SPECIAL_TOKENS = {
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "mask_token": "[MASK]",
-}
-
 
 def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
     """Take over a Hugging Face folder: config.json, weights (safetensors or bin, whole or in shards) and a tokenizer.
@@ -64,8 +57,9 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
     config = overridden(source, options)
     with naming(folder / CONFIG_FILE):
         encoder = encoder_config_from_hugging_face(config)
-        settings = settings_from_hugging_face(source, encoder.max_positions)
-    tokenizer = load_vocabulary(options, [folder])
+    tokenizer = load_vocabulary(options, [folder], config=config)
+    with naming(folder / CONFIG_FILE):
+        settings = settings_from_hugging_face(source, encoder.max_positions, tokenizer)
     weights_path, weights = _read_weights(folder)
     with naming(weights_path):
         parts = parts_from_hugging_face(weights, config)
@@ -74,7 +68,9 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Imported:
             "name": _name_of(folder.resolve()),
             "name_in_config": source.get("_name_or_path"),  # often its parent's
             "architectures": source.get("architectures"),
-            "layer_norm_eps_of_source": source.get("layer_norm_eps", DEFAULTS["layer_norm_eps"]),
+            "layer_norm_eps_of_source": source.get(
+                "layer_norm_eps", family_of_config(config).defaults.get("layer_norm_eps")
+            ),
         }
         return imported_from_parts(parts, tokenizer, options, provenance=provenance, settings=settings)
 
@@ -186,43 +182,45 @@ def _write_files(checkpoint: Checkpoint, model: SpanModel, folder: Path) -> None
     weights = {name: tensor.detach().cpu() for name, tensor in hugging_face_weights_from_model(model).items()}
     save_file({name: t.contiguous() for name, t in weights.items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     tokenizer = checkpoint.tokenizer()
-    backend = _backend_for_pairs(tokenizer)
-    special_tokens = {role: t for role, t in _SPECIAL_TOKENS.items() if backend.token_to_id(t) is not None}
     config = {
         **hugging_face_config_from_encoder(checkpoint.encoder),
         "pad_token_id": tokenizer.pad_id,
         "dtype": str(model.head.weight.dtype).removeprefix("torch."),
         WRITER_KEY: hugging_face_settings(checkpoint),
     }
+    has_types = checkpoint.encoder.type_vocab_size > 1  # DistilBERT and MPNet refuse to be given any
     tokenizer_config = {
         # The class that takes tokenizer.json as it is; BERT's own would build another from the vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": checkpoint.encoder.max_positions,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **special_tokens,
+        "model_input_names": ["input_ids", *["token_type_ids"] * has_types, "attention_mask"],
+        **tokenizer.special_tokens,
     }
-    (folder / TOKENIZER_FILE).write_text(backend.to_str(pretty=True), encoding="utf-8")
+    (folder / TOKENIZER_FILE).write_text(_tokenizer_json_of_pairs(tokenizer), encoding="utf-8")
     for name, value in (
         (CONFIG_FILE, config),
         (TOKENIZER_CONFIG_FILE, tokenizer_config),
-        (SPECIAL_TOKENS_FILE, special_tokens),
+        (SPECIAL_TOKENS_FILE, tokenizer.special_tokens),
     ):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     # safetensors makes its file private to the owner; it gets the permissions of the others.
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
-def _backend_for_pairs(tokenizer: Tokenizer) -> Any:
-    """The tokenizer as one of the tokenizers library, which puts [CLS] and [SEP] around a question and its context."""
+def _tokenizer_json_of_pairs(tokenizer: Tokenizer) -> str:
+    """The tokenizer.json, which says how a question and its context are joined; BERT's is given the words for it."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import processors
 
+    if tokenizer.pair != bert_pair(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
+        return tokenizer.serialized
+    cls, sep = tokenizer.special_tokens["cls_token"], tokenizer.special_tokens["sep_token"]
     backend = Backend.from_str(tokenizer.serialized)
     backend.no_truncation()
     backend.no_padding()
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", tokenizer.cls_id), ("[SEP]", tokenizer.sep_id)],
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, tokenizer.cls_id), (sep, tokenizer.sep_id)],
     )
-    return backend
+    return str(backend.to_str(pretty=True))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from spanqa.tokenization import Tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.errors import ImportWeightsError
@@ -29,12 +30,13 @@ def hugging_face_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     return asdict(checkpoint.windows) | {name: getattr(checkpoint, name) for name in _KINDS}
 
 
-def settings_from_hugging_face(config: Mapping[str, Any], max_positions: int) -> dict[str, Any]:
+def settings_from_hugging_face(config: Mapping[str, Any], max_positions: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Give our settings in a config.json as fields of a checkpoint; none where others wrote it.
 
     Args:
         config: What it says.
         max_positions: The model's positions, which bound the windows that are not given.
+        tokenizer: Its tokenizer, whose special tokens take some of them.
 
     Raises:
         ImportWeightsError: One of them is of another kind.
@@ -48,4 +50,4 @@ def settings_from_hugging_face(config: Mapping[str, Any], max_positions: int) ->
             raise ImportWeightsError(f"{WRITER_KEY}.{name} is {said[name]!r}: give {_NAMES[kinds]}")
     windows = {name: said[name] for name in _WINDOWS if name in said}
     settings: dict[str, Any] = {name: said[name] for name in _KINDS if name in said}
-    return settings | ({"windows": replace(windows_within(max_positions), **windows)} if windows else {})
+    return settings | ({"windows": replace(windows_within(max_positions, tokenizer), **windows)} if windows else {})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spanqa.errors import SettingsError
 from spanqa.tokenization import Tokenizer
-from spanqa.windows import N_SPECIAL_TOKENS, WindowSettings
+from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import Checkpoint
 from spanqa_training.errors import CheckpointError, ImportWeightsError
 from spanqa_training.model import ACTIVATIONS, EncoderConfig, SpanModel
@@ -59,7 +59,7 @@ class Imported:
         checkpoint: What it says beside its weights, with threshold 0 unless the source had another.
         model: The network, in evaluation mode.
         lm_head: The masked-LM head, float32: transform.{weight,bias}, norm.{weight,bias} and bias, one a token; its
-            decoder is the word embedding. Empty where the source has none.
+            decoder is the word embedding. Empty where the source has none, as ELECTRA's discriminators.
     """
 
     checkpoint: Checkpoint
@@ -111,7 +111,8 @@ def imported_from_parts(
         settings: Other fields of the checkpoint that the source says.
 
     Raises:
-        ImportWeightsError: A weight has not the shape that the configuration asks for.
+        ImportWeightsError: A weight has not the shape that the configuration asks for, or the tokenizer another
+            padding.
         CheckpointError: Tokenizer, windows and weights do not belong together.
     """
     head = parts.head or _fresh_head(parts.config, options.seed)
@@ -119,12 +120,13 @@ def imported_from_parts(
         model = SpanModel(parts.config)
     _check_shapes({**parts.encoder, **head}, {name: tensor.shape for name, tensor in model.state_dict().items()})
     _check_shapes(parts.lm_head, _lm_head_shapes(parts.config))
+    check_padding(parts.config, tokenizer)
     model.load_state_dict({**parts.encoder, **head}, assign=True)
-    fields: dict[str, Any] = {"windows": windows_within(parts.config.max_positions), **(settings or {})}
+    fields: dict[str, Any] = {"windows": windows_within(parts.config.max_positions, tokenizer), **(settings or {})}
     if options.windows:
         fields["windows"] = options.windows
     facts = {
-        "model_type": "megatron-bert" if parts.config.layer_norm == "pre" else "bert",
+        "model_type": parts.config.model_type,
         **provenance,
         "layer_norm_eps": parts.config.layer_norm_eps,
         "activation": parts.config.activation,
@@ -135,15 +137,19 @@ def imported_from_parts(
     return Imported(checkpoint=checkpoint, model=model.eval(), lm_head=parts.lm_head)
 
 
-def windows_within(max_positions: int) -> WindowSettings:
+def windows_within(max_positions: int, tokenizer: Tokenizer) -> WindowSettings:
     """BERT's windows, or as much of them as a model's positions hold.
+
+    Args:
+        max_positions: The model's positions.
+        tokenizer: The tokenizer, whose special tokens take some of them.
 
     Raises:
         SettingsError: They hold no window.
     """
     default = WindowSettings()
     longest = min(default.max_seq_length, max_positions)
-    room = longest - N_SPECIAL_TOKENS
+    room = longest - tokenizer.pair.n_special
     question = min(default.max_query_length, room // 2)
     return WindowSettings(
         max_seq_length=longest, doc_stride=min(default.doc_stride, room - question), max_query_length=question
@@ -157,10 +163,24 @@ def _fresh_head(config: EncoderConfig, seed: int) -> dict[str, Tensor]:
 
 
 def _lm_head_shapes(config: EncoderConfig) -> dict[str, torch.Size]:
-    size = config.hidden_size
-    shapes = {"transform.weight": (size, size), "bias": (config.vocab_size,)}
+    size = config.table_width
+    shapes = {"transform.weight": (size, config.hidden_size), "bias": (config.vocab_size,)}
     shapes |= dict.fromkeys(("transform.bias", "norm.weight", "norm.bias"), (size,))
     return {name: torch.Size(shape) for name, shape in shapes.items()}
+
+
+def check_padding(config: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with another padding than the one that the positions begin after: it is another model's.
+
+    Raises:
+        ImportWeightsError: It has.
+    """
+    if config.position_offset and tokenizer.pad_id != config.position_offset - 1:
+        raise ImportWeightsError(
+            f"the tokenizer pads with id {tokenizer.pad_id}, and the positions of the weights begin after id"
+            f" {config.position_offset - 1}: give the tokenizer that they were trained with (--tokenizer), or the right"
+            " pad_token_id in config.json"
+        )
 
 
 def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:

@@ -22,7 +22,7 @@ from spanqa_training.model import SpanModel
 from spanqa_training.spec.model_section import ModelSpec
 from spanqa_training.spec.schema import Spec
 from spanqa_training.weights.hub import folder_of_name
-from spanqa_training.weights.import_types import windows_within
+from spanqa_training.weights.import_types import check_padding, windows_within
 from spanqa_training.weights.recognition import ImportOptions, encoder_config_from_hugging_face, import_model
 
 Warn = Callable[[str], None]
@@ -181,12 +181,14 @@ def _random_model(
     if vocabulary is None:
         raise SpecError("a model from scratch needs a vocabulary: give model.tokenizer.vocab_file")
     tokenizer = load_tokenizer(vocabulary, do_lower_case=lower)
-    encoder = encoder_config_from_hugging_face({"model_type": "bert", "vocab_size": tokenizer.vocab_size, **config})
+    sizes = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
+    encoder = encoder_config_from_hugging_face({"model_type": "bert", **sizes, **config})
+    check_padding(encoder, tokenizer)
     torch.manual_seed(seed)
     checkpoint = Checkpoint(
         encoder=encoder,
         tokenizer_json=tokenizer.serialized,
-        windows=windows_within(encoder.max_positions),
+        windows=windows_within(encoder.max_positions, tokenizer),
         provenance={"source": "random weights", "head": f"{_FRESH}, seed {seed}"},
     )
     return checkpoint, SpanModel(encoder)

@@ -86,7 +86,7 @@ def import_nemo(path: Path, options: ImportOptions) -> Imported:
             parts, facts = _encoder(weights, encoder_config, members, tokenizer, options)
             parts = replace(parts, head=_head(weights))
         provenance = {"source": "NeMo archive", "name": path.resolve().name, "architectures": [_class(config)], **facts}
-        settings = _settings(_section(config, "dataset"), windows_within(parts.config.max_positions))
+        settings = _settings(_section(config, "dataset"), windows_within(parts.config.max_positions, tokenizer))
         return imported_from_parts(parts, tokenizer, options, provenance=provenance, settings=settings)
 
 

@@ -28,7 +28,7 @@ def import_model(source: str | Path, options: ImportOptions | None = None) -> Im
     """Take over a model of another project.
 
     Args:
-        source: A Hugging Face folder of BERT or Megatron-BERT, a Megatron-LM checkpoint (file, folder or zip), or a
+        source: A Hugging Face folder of a family that we know, a Megatron-LM checkpoint (file, folder or zip), or a
             NeMo archive, under any name.
         options: What the user knows better than the source.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from spanqa.errors import TokenizerError
 from spanqa.tokenization import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer, load_tokenizer
+from spanqa.vocabulary_files import BPE_MERGES_FILE, BPE_VOCABULARY_FILE, special_tokens_beside
 from spanqa_training.errors import ImportWeightsError
 from spanqa_training.weights.import_types import ImportOptions
+from spanqa_training.weights.tokenizers.completion import completed_tokenizer_json
+from spanqa_training.weights.tokenizers.unigram import SENTENCEPIECE_FILES, tokenizer_json_from_sentencepiece
 
 PADDED_TO = 128
 """Megatron-LM makes the word embedding's rows a multiple of this (`--make-vocab-size-divisible-by`) ..."""
@@ -21,7 +25,13 @@ _CAPITAL = re.compile(r"^(?!\[).*[A-Z]", re.MULTILINE)
 """In a piece that is no special token: vocabularies of lower-cased text have none."""
 
 
-def load_vocabulary(options: ImportOptions, folders: Iterable[Path], *, do_lower_case: bool | None = None) -> Tokenizer:
+def load_vocabulary(
+    options: ImportOptions,
+    folders: Iterable[Path],
+    *,
+    do_lower_case: bool | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Tokenizer:
     """Load the tokenizer that the user names, or else the one beside the weights.
 
     A bare vocabulary does not say whether it is one of lower-cased text, and a wrong guess makes answers quietly
@@ -29,8 +39,10 @@ def load_vocabulary(options: ImportOptions, folders: Iterable[Path], *, do_lower
 
     Args:
         options: What the user says.
-        folders: Where else to look: for a tokenizer.json, a vocab.txt, or the only file *vocab.txt.
+        folders: Where else to look: for a tokenizer.json, a vocab.txt, a vocab.json with its merges.txt, a
+            SentencePiece model, or the only file *vocab.txt.
         do_lower_case: What the source says of its vocabulary; by default read from a tokenizer_config.json beside it.
+        config: The network's config.json, where it has one.
 
     Raises:
         ImportWeightsError: There is none.
@@ -42,10 +54,14 @@ def load_vocabulary(options: ImportOptions, folders: Iterable[Path], *, do_lower
         places = " and ".join(map(str, dict.fromkeys(folders)))
         raise ImportWeightsError(
             f"{places}: no {TOKENIZER_FILE} or {VOCABULARY_FILE} there: give the one that the weights were trained with"
-            " (--tokenizer)"
+            f" (--tokenizer); {BPE_VOCABULARY_FILE} with {BPE_MERGES_FILE}, and {', '.join(SENTENCEPIECE_FILES)} do too"
         )
     if path.is_dir():
         path = _found([path]) or path
+    if path.suffix == ".model":
+        return Tokenizer(tokenizer_json_from_sentencepiece(path, config))
+    if path.name == TOKENIZER_FILE and config is not None:
+        return _completed(path, config)
     if options.do_lower_case is not None:
         return load_tokenizer(path, do_lower_case=options.do_lower_case)
     if path.suffix == ".txt" and not path.with_name("tokenizer_config.json").is_file():
@@ -77,9 +93,22 @@ def rows_without_padding(n_rows: int, tokenizer: Tokenizer) -> int:
     )
 
 
+def _completed(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    try:
+        serialized = path.read_text(encoding="utf-8")
+        return Tokenizer(completed_tokenizer_json(serialized, config, special_tokens_beside(path.parent)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: cannot be read as a tokenizer: {error}") from error
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+
+
 def _found(folders: Iterable[Path]) -> Path | None:
     for folder in folders:
-        named = [folder / name for name in (TOKENIZER_FILE, VOCABULARY_FILE) if (folder / name).is_file()]
+        names = [TOKENIZER_FILE, VOCABULARY_FILE, *SENTENCEPIECE_FILES]
+        if (folder / BPE_MERGES_FILE).is_file():
+            names.append(BPE_VOCABULARY_FILE)
+        named = [folder / name for name in names if (folder / name).is_file()]
         similar = sorted(folder.glob(f"*{VOCABULARY_FILE}"))
         if named or len(similar) == 1:
             return (named or similar)[0]

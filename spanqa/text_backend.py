@@ -1,0 +1,119 @@
+"""What a tokenizer.json says of its tokens, and the library's tokenizer of it to which every text is text."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from spanqa.errors import TokenizerError
+from spanqa.pair_template import PairTemplate
+from spanqa.vocabulary_files import BERT_TOKENS, ROBERTA_TOKENS
+
+_NAMES = (BERT_TOKENS, ROBERTA_TOKENS)
+"""Names that padding and masks have where a tokenizer.json does not say."""
+
+
+def ids_of_tokens(document: Mapping[str, Any]) -> dict[str, int]:
+    """Give every token's id: those of the vocabulary, and added ones."""
+    vocabulary = document["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        ids = {str(token): int(index) for token, index in vocabulary.items()}
+    else:
+        ids = {str(token): index for index, (token, _) in enumerate(vocabulary)}
+    for added in document.get("added_tokens") or ():
+        ids[added["content"]] = int(added["id"])
+    return ids
+
+
+def pad_id_of(document: Mapping[str, Any], ids: Mapping[str, int]) -> int:
+    """Find the padding: the token [PAD] or <pad>, else what the file pads with.
+
+    Raises:
+        TokenizerError: If there is neither.
+    """
+    # The file's own padding comes second: whoever switches it on without a word writes id 0 there.
+    for names in _NAMES:
+        if names["pad_token"] in ids:
+            return ids[names["pad_token"]]
+    padding = document.get("padding")
+    if not padding:
+        raise TokenizerError(
+            "the vocabulary lacks [PAD] and <pad>, and the file has no padding entry that names another: add one"
+        )
+    return int(padding["pad_id"])
+
+
+def special_tokens_of(document: Mapping[str, Any], ids: Mapping[str, int], pair: PairTemplate) -> dict[str, str]:
+    """Name the special tokens by their roles, as special_tokens_map.json does; those that there are."""
+    token_of_id = {index: token for token, index in ids.items()}
+    model = document["model"]
+    unknown = model.get("unk_token")
+    if unknown is None and model.get("unk_id") is not None:
+        unknown = token_of_id.get(model["unk_id"])
+    found = {
+        "cls_token": token_of_id.get(pair.before[0]),
+        "sep_token": token_of_id.get((pair.after or pair.between or pair.before)[0]),
+        "pad_token": token_of_id.get(pair.pad_id),
+        "unk_token": unknown or _named("unk_token", ids),
+        "mask_token": _named("mask_token", ids),
+    }
+    return {role: token for role, token in found.items() if token is not None}
+
+
+def _named(role: str, ids: Mapping[str, int]) -> str | None:
+    return next((names[role] for names in _NAMES if names[role] in ids), None)
+
+
+def text_backend(serialized: str, document: Mapping[str, Any], pair: PairTemplate) -> Any:
+    """Make a tokenizer of the tokenizers library for which special tokens written in a text are ordinary text.
+
+    Args:
+        serialized: The tokenizer.json.
+        document: Its content.
+        pair: Its special tokens.
+
+    Raises:
+        TokenizerError: If a text could hold a special token nevertheless.
+    """
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
+
+    pre_tokenizer = document.get("pre_tokenizer") or {}
+    if document["model"].get("type") == "WordPiece" and pre_tokenizer.get("type") == "BertPreTokenizer":
+        # It parts "[SEP]" at the brackets. Only tokens marked as special are ordinary text below: mark them all.
+        backend = Backend.from_str(serialized)
+        backend.no_truncation()
+        backend.no_padding()
+        added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        backend.add_special_tokens([AddedToken(token, special=True) for token in added])
+        backend.encode_special_tokens = True
+        return backend
+    kept = {key: document.get(key) for key in ("version", "normalizer", "pre_tokenizer", "decoder")}
+    return Backend.from_str(json.dumps({**kept, "added_tokens": [], "model": _model_of_text(document, pair)}))
+
+
+def _model_of_text(document: Mapping[str, Any], pair: PairTemplate) -> dict[str, Any]:
+    """The model without its special tokens' names: unigram and WordPiece find "</s>" in a text as any other piece."""
+    model = document["model"]
+    special = {added["id"] for added in document.get("added_tokens") or () if added.get("special")} | pair.ids
+    secret = secrets.token_hex(16)  # a name that nobody who asks can write
+    vocabulary = model["vocab"]
+    if not isinstance(vocabulary, dict):
+        special |= {model.get("unk_id")}
+        named = [[secret + token if index in special else token, p] for index, (token, p) in enumerate(vocabulary)]
+        return {**model, "vocab": named}
+    if model.get("type") == "BPE":
+        made = {_merged(merge) for merge in model.get("merges") or ()}
+        found = {index for token, index in vocabulary.items() if token in made}
+        if found & pair.ids:
+            raise TokenizerError("its merges make a special token of a pair: anybody could write it in a text")
+        special -= found
+    kept = model.get("unk_token")
+    return {**model, "vocab": {secret + t if i in special and t != kept else t: i for t, i in vocabulary.items()}}
+
+
+def _merged(merge: str | list[str]) -> str:
+    # Written as "a b" until tokenizers 0.19, as a pair since.
+    return merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)
