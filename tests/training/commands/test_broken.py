@@ -126,7 +126,7 @@ SPECS = {
     "a mistyped key": ("trainer:\n  max_epoch: 1\n", "trainer.max_epoch", "did you mean max_epochs?"),
     "a key in the wrong section": ("trainer:\n  lr: 1e-3\n", "trainer.lr", "did you mean optim.lr?"),
     "a key of the experiment manager": ("exp_manager:\n  exp_dir: x\n", "exp_manager", "-r names the folder"),
-    "several machines": ("trainer:\n  num_nodes: 2\n", "trainer.num_nodes: must be 1", "-g N"),
+    "several machines": ("trainer:\n  num_nodes: 2\n", "trainer.num_nodes is 2", "torchrun --nnodes 2"),
     "a word for a number": ("trainer:\n  max_epochs: two\n", "trainer.max_epochs", "expected int, got 'two'"),
     "another schedule": ("optim:\n  sched:\n    name: StepLR\n", "optim.sched.name", "must be one of SquareRoot"),
     "no as a name": ("optim:\n  name: no\n", "optim.name", "must be one of adamw"),

@@ -42,6 +42,17 @@ def forked():
     return context
 
 
+@pytest.fixture
+def started_by_fork(forked, monkeypatch):
+    """Processes of `-g N` are forked as those of `forked` are."""
+    start = torch.multiprocessing.start_processes
+
+    def from_one(*arguments, **options):
+        return start(*arguments, **{**options, "start_method": "forkserver"})
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", from_one)
+
+
 @pytest.fixture(scope="session")
 def tools():
     """The helpers of this file, which tests cannot import."""

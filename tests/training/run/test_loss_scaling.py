@@ -1,5 +1,7 @@
 """float16 with loss scaling, through the very scaler that a GPU run uses, here on a CPU."""
 
+import dataclasses
+
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -8,6 +10,8 @@ from lightning.fabric.plugins.precision import MixedPrecision
 from spanqa.windows import WindowMaker
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.data.window_index import build_or_open_index
+from spanqa_training.errors import RunError
+from spanqa_training.optimization.loss_scale import MOST_OVERFLOWS, OverflowWatch
 from spanqa_training.run.loop import Trainer
 from spanqa_training.spec.files import load_spec
 from spanqa_training.spec.schema import Spec
@@ -24,14 +28,13 @@ def trainer(tmp_path, tiny_checkpoint, twenty_questions):
         spec.training_ds.file, WindowMaker(checkpoint.tokenizer(), checkpoint.windows), folder=tmp_path / "index"
     )
 
-    def make(results, *, scale):
+    def make(results, *, scale, batch_size=3):
+        dataset = dataclasses.replace(spec.training_ds, batch_size=batch_size)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=5)
         fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
         _, model = load_checkpoint(tiny_checkpoint)
         results.mkdir(exist_ok=True)
-        made = Trainer(
-            fabric, model, index, index.lengths, spec=spec, dataset=spec.training_ds, results=results, quiet=True
-        )
+        made = Trainer(fabric, model, index, index.lengths, spec=spec, dataset=dataset, results=results, quiet=True)
         return made, model, scaler
 
     yield make
@@ -52,6 +55,29 @@ def test_steps_whose_gradients_overflow_are_skipped_and_the_scale_falls_until_th
     assert fits.run(entry)
     assert not torch.equal(moved.state_dict()["head.weight"], before["head.weight"])
     assert fits.log[-1]["loss"] < fits.log[0]["loss"]
+
+
+def test_gradients_that_overflow_in_every_step_end_the_run_with_what_to_do(trainer, tmp_path):
+    run, _, scaler = trainer(tmp_path / "run", scale=2.0**120, batch_size=1)
+    with pytest.raises(RunError, match="25 steps in a row overflowed float16, up to step 25") as raised:
+        run.run(entry)
+    assert str(raised.value).endswith("set trainer.precision=bf16 (or 32), or lower optim.lr")
+    assert scaler.get_scale() == 2.0**95
+
+
+def test_an_overflow_now_and_then_ends_no_run():
+    watch = OverflowWatch(scaler := Falling())
+    for step in range(1, 200):
+        watch.before_step()
+        scaler.scale *= 1.0 if step % MOST_OVERFLOWS == 0 else 0.5
+        watch.after_step(step)
+
+
+class Falling:
+    scale = 2.0**200
+
+    def get_scale(self):
+        return self.scale
 
 
 def test_the_scale_is_part_of_the_state_that_a_run_resumes_from(trainer, tmp_path):

@@ -44,12 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Adapt, measure on held-out text before and after, and write RESULTS/checkpoints/adapted-model.tlt."""
     from spanqa_training.adaptation.adaptation_run import adapt_process
-    from spanqa_training.errors import SpecError
+    from spanqa_training.errors import SpecError, check_spec
     from spanqa_training.run.launch import run_processes
     from spanqa_training.run.loop import STATE_FOLDER
+    from spanqa_training.run.place import place_from_environment
     from spanqa_training.run.state import sole_run
 
     request = request_from_args(args, uses={"training_ds", "validation_ds", "optim", "save_to"})
+    if place_from_environment() or (request.spec.trainer.num_nodes or 1) > 1:
+        raise SpecError("spanqa adapt runs on one machine: start it without torchrun, with -g N for its GPUs")
+    metric = request.spec.trainer.early_stopping_metric
+    check_spec(metric in (None, "val_loss"), "trainer.early_stopping_metric", "val_loss for adapt", metric)
     if not 0 <= args.held_out < 1:
         raise SpecError(f"--held-out {args.held_out}: give a share of the texts from 0 up to, not including, 1")
     with sole_run(request.results / STATE_FOLDER):

@@ -10,11 +10,12 @@ from pathlib import Path
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
 from spanqa.datasets import DATASET_FORMATS
 from spanqa.errors import DataError, SettingsError
-from spanqa.tokenization import load_tokenizer
+from spanqa.tokenization import Tokenizer, load_tokenizer
 from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_training.data.repair import LIST_SUFFIX, Repair, repair_files
 from spanqa_training.data.report import report_from_files
 from spanqa_training.data.report_table import table_from_report
+from spanqa_training.weights.tokenizers.unigram import sentencepiece_file_at, tokenizer_json_from_sentencepiece
 
 _WINDOW_OPTIONS = ("max_seq_length", "doc_stride", "max_query_length")
 
@@ -24,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=DATASET_FORMATS)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-m", "--model", metavar="CHECKPOINT", help="whose tokenizer and window settings count")
-    source.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, vocab.txt, or a folder of one")
+    source.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer.json, vocab.txt, a SentencePiece model, or a folder of one"
+    )
     for option, what in (
         ("--max-seq-length", "longest window"),
         ("--doc-stride", "step between windows"),
@@ -84,7 +87,8 @@ def _window_maker(args: argparse.Namespace) -> tuple[WindowMaker | None, int]:
         tokenizer, settings = checkpoint.tokenizer(), checkpoint.windows
         max_answer_tokens = checkpoint.max_answer_tokens
     elif args.tokenizer:
-        tokenizer = load_tokenizer(args.tokenizer)
+        model = sentencepiece_file_at(Path(args.tokenizer))
+        tokenizer = Tokenizer(tokenizer_json_from_sentencepiece(model)) if model else load_tokenizer(args.tokenizer)
     elif changes or args.max_answer_length is not None:
         raise SettingsError("lengths in word pieces mean nothing without a tokenizer: give -m or --tokenizer")
     else:

@@ -19,8 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SOURCE",
-        help="a Hugging Face folder (bert or megatron-bert), Megatron-LM's model_optim_rng.pt or the folder or zip of"
-        " it, or a .nemo of a question answering model",
+        help="a Hugging Face folder (bert, megatron-bert, roberta, xlm-roberta, camembert, distilbert, electra, albert,"
+        " mpnet or deberta-v2), Megatron-LM's model_optim_rng.pt or the folder or zip of it, or a .nemo of a question"
+        " answering model",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="the checkpoint to write"

@@ -26,6 +26,7 @@ from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.optimization.optimizers import WITH_BETAS
 from spanqa_training.optimization.schedules import unread_settings
 from spanqa_training.run.launch import accelerator_of, precision_of
+from spanqa_training.run.place import Place, check_nodes, place_from_environment
 from spanqa_training.run.training_run import CHECKPOINTS, TrainingRun
 from spanqa_training.spec.files import spec_yaml
 from spanqa_training.spec.schema import PRECISIONS, DataSpec, Spec
@@ -48,9 +49,13 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     """
     request = request_from_args(args, uses={section, "validation_ds", "optim", "save_to"})
     spec = request.spec
+    place = place_from_environment()
+    check_nodes(spec.trainer, place)
     dataset = spec.require_files(section)
     if section == "finetuning_ds" and not spec.restore_from:
         raise SpecError("restore_from: must be the checkpoint to fine-tune, got nothing: give -m CHECKPOINT")
+    if spec.trainer.early_stopping_patience and not spec.validation_ds.file:
+        raise SpecError("trainer.early_stopping_patience: needs validation_ds.file, which decides when to stop")
     save_to = checked_name(spec.save_to or save_to)
     check_target(request.results / CHECKPOINTS / save_to)
     note_precision(spec)
@@ -66,7 +71,7 @@ def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) ->
     )
     # What cannot be validated is told before training, not after its first epoch.
     windows_of_examples(validation, WindowMaker(checkpoint.tokenizer(), checkpoint.windows))
-    index = _index(request, section, dataset, checkpoint, args.quiet)
+    index = _index(request, section, dataset, checkpoint, args.quiet, place)
     return TrainingRun(
         spec=spec,
         dataset=dataset,
@@ -119,7 +124,9 @@ def note_precision(spec: Spec) -> None:
         note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in bf16 on the CPU")
 
 
-def _index(request: Request, section: str, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool) -> Path:
+def _index(
+    request: Request, section: str, dataset: DataSpec, checkpoint: Checkpoint, quiet: bool, place: Place | None
+) -> Path:
     """Index the training windows below the results; gives the index's folder."""
     settings = request.spec.model.dataset
     with build_or_open_index(
@@ -133,7 +140,8 @@ def _index(request: Request, section: str, dataset: DataSpec, checkpoint: Checkp
         skip_bad=dataset.bad_examples == "skip",
         quiet=quiet,
     ) as index:
-        n_left_out = copy_left_out(index.folder, request.results)
+        # Of several processes in one folder the first alone writes.
+        n_left_out = 0 if place and place.rank else copy_left_out(index.folder, request.results)
         if n_left_out:
             note(f"bad examples left out of training: {n_left_out:,}, listed in {request.results / LEFT_OUT_FILE}")
         tell(

@@ -16,12 +16,13 @@ from torch import nn
 from tqdm import tqdm
 
 from spanqa_training.checkpoints.keys import Key
+from spanqa_training.console import tell
 from spanqa_training.data.batch_order import batch_order
 from spanqa_training.data.feed import SPANS, AnyShare, Feed, Objective
 from spanqa_training.errors import RunError
-from spanqa_training.optimization.optimizers import make_optimizer
-from spanqa_training.optimization.schedules import Schedule
+from spanqa_training.optimization.early_stopping import reason_to_stop
 from spanqa_training.run.log_file import TrainLog
+from spanqa_training.run.optimizer_step import OptimizerStep
 from spanqa_training.run.progress import OnCheck, Progress
 from spanqa_training.run.resume import Keeper
 from spanqa_training.spec.files import spec_yaml
@@ -68,9 +69,6 @@ class Trainer:
         self._fabric, self._spec, self._data, self._lengths, self._quiet = fabric, spec, dataset, lengths, quiet
         self._objective, self._stop = objective, False
         torch.manual_seed(spec.trainer.seed + fabric.global_rank)
-        optim = spec.optim
-        optimizer = make_optimizer(model, optim.name, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
-        self._model, self._optimizer = fabric.setup(model, optimizer)
         self._feed = Feed(
             source=rows,
             objective=objective,
@@ -83,18 +81,19 @@ class Trainer:
         self._accumulate = spec.trainer.accumulate_grad_batches
         self._steps_per_epoch = math.ceil(len(self._order(0)) / self._accumulate)
         self._n_steps = spec.trainer.max_steps or self._steps_per_epoch * spec.trainer.max_epochs
-        config: Any = model.config
-        self._schedule = Schedule(spec=optim.sched, lr=optim.lr, n_steps=self._n_steps, width=config.hidden_size)
+        self._update = OptimizerStep.of_model(fabric, model, spec, n_steps=self._n_steps)
+        self._model = self._update.model
         self._keeper = Keeper(
             fabric=fabric,
             model=self._model,
-            optimizer=self._optimizer,
+            optimizer=self._update.optimizer,
             spec=spec_yaml(spec),
             origin=dict(origin),
             folder=results / STATE_FOLDER,
             key=key,
         )
         self._at = self._keeper.restore()
+        self._update.restored()
         checked = {entry.get("step") for entry in self.log}
         self._log = TrainLog(results, step=self._step(), checked=checked) if fabric.global_rank == 0 else None
 
@@ -106,7 +105,7 @@ class Trainer:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to train or to validate."""
-        return not self._at.batch and self._step() >= self._n_steps
+        return self._stops_early() is not None or (not self._at.batch and self._step() >= self._n_steps)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -140,11 +139,17 @@ class Trainer:
             RunError: If the loss is not finite.
         """
         while not self.complete:
-            if not self._run_epoch(on_check):
+            if self._run_epoch(on_check):
+                self._at.epoch, self._at.batch, self._at.loss_sum = self._at.epoch + 1, 0, 0.0
+            elif not self._stops_early():
                 return False
-            self._at.epoch, self._at.batch, self._at.loss_sum = self._at.epoch + 1, 0, 0.0
             self._keeper.save(self._at)
         return True
+
+    def _stops_early(self, *entries: dict[str, Any]) -> str | None:
+        """Why the run ends before its last step, with these entries of the log to come; None where it does not."""
+        trainer, checks = self._spec.trainer, [*self.log, *entries] if self._step() < self._n_steps else []
+        return reason_to_stop(checks, patience=trainer.early_stopping_patience, metric=trainer.early_stopping_metric)
 
     def _step(self) -> int:
         """Steps that are done."""
@@ -206,19 +211,23 @@ class Trainer:
         return due and all(entry.get("step") != self._step() for entry in self.log)
 
     def _check(self, on_check: OnCheck) -> bool:
-        """Validate; False where that was stopped."""
+        """Validate; False where that was stopped, or where the run stops early after it."""
         progress = Progress(
             epoch=self._at.epoch + 1,
             step=self._step(),
             n_steps=self._n_steps,
             loss=self._at.loss_sum / self._at.batch,
-            lr=self._optimizer.param_groups[0]["lr"],
+            lr=self._update.lr,
         )
         entry = on_check(progress)
         self._model.train()
-        if entry is not None:
-            self.remember(entry)
-        return entry is not None
+        if entry is None:
+            return False
+        reason = self._stops_early(entry)
+        self.remember({**entry, "stopped_early": reason} if reason else entry)
+        if reason and self._fabric.global_rank == 0:
+            tell(f"stopping early after step {progress.step:,} of {self._n_steps:,}: {reason}")
+        return not reason
 
     def _train_batch(self, share: AnyShare, *, last: bool, due: bool) -> tuple[bool, bool]:
         """Train on one batch; says whether any process was asked to stop, and whether the first wants to save."""
@@ -239,21 +248,10 @@ class Trainer:
         self._at.loss_sum += value
         self._at.batch += 1
         if step_now:
-            self._optimizer_step(value)
+            lr = self._update.apply(self._step())
+            if self._log and self._step() % self._spec.trainer.log_every_n_steps == 0:
+                self._log.write(step=self._step(), epoch=self._at.epoch + 1, loss=round(value, 6), lr=lr)
         return stop > 0, save > 0
-
-    def _optimizer_step(self, loss: float) -> None:
-        clip = self._spec.trainer.gradient_clip_val
-        if clip:
-            self._fabric.clip_gradients(self._model, self._optimizer, max_norm=clip, error_if_nonfinite=False)
-        step = self._step()
-        lr = self._schedule.at(step - 1)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        if self._log and step % self._spec.trainer.log_every_n_steps == 0:
-            self._log.write(step=step, epoch=self._at.epoch + 1, loss=round(loss, 6), lr=lr)
 
 
 def _first(value: Any, default: Any) -> Any:

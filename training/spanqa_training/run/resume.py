@@ -11,6 +11,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from spanqa_training.checkpoints.keys import Key
+from spanqa_training.errors import RunError
+from spanqa_training.run.allocator import give_back_idle_memory
 from spanqa_training.run.state import RunState, load_state, restore_rng, rng_state, save_state
 
 
@@ -82,6 +84,7 @@ class Keeper:
                 rng=rng,
             )
             save_state(state, self.folder, key=self.key)
+        give_back_idle_memory()
         self.fabric.barrier()
 
     def restore(self) -> Cursor:
@@ -93,6 +96,7 @@ class Keeper:
         """
         n_processes = self.fabric.world_size
         state = load_state(self.folder, self.spec, origin=self.origin, world_size=n_processes, key=self.key)
+        self._check_same(state)
         if state is None:
             return Cursor()
         self.model.load_state_dict(state.model)
@@ -102,6 +106,15 @@ class Keeper:
             scaler.load_state_dict(state.scaler)
         restore_rng(state.rng[self.fabric.global_rank])
         return Cursor(epoch=state.epoch, batch=state.batch, loss_sum=state.loss_sum, log=list(state.log))
+
+    def _check_same(self, state: RunState | None) -> None:
+        """Refuse to go on where the processes, of several machines perhaps, do not read the same state."""
+        if self.fabric.world_size == 1:
+            return
+        places: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(places, state and (state.epoch, state.batch, len(state.log)))
+        if any(place != places[0] for place in places):
+            raise RunError(f"{self.folder}: holds another state for each node: -r must be one folder that all share")
 
     def _scaler(self) -> Any:
         """The loss scaler of float16, which Fabric does not save."""

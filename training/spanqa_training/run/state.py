@@ -17,6 +17,7 @@ import torch
 from spanqa_training.checkpoints.encryption import MAGIC, is_sealed, read_sealed, sealing
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.errors import EncryptionError, RunError
+from spanqa_training.spec.files import is_same_spec
 
 STATE_FILE = "state.pt"
 _LOCK_FILE = ".lock"
@@ -119,7 +120,7 @@ def load_state(
     if not path.exists():
         return None
     state = _read(path, key)
-    if state.spec != spec:
+    if not is_same_spec(state.spec, spec):
         raise RunError(f"{path}: is of a run with another spec: use another results folder, {_OR_DELETE}")
     for name, sha256 in origin.items():
         if state.origin.get(name) != sha256:

@@ -14,12 +14,14 @@ from lightning.fabric import Fabric
 
 from spanqa.files import write_atomically
 from spanqa.squad import Example
+from spanqa_client.reports.calibration import Tempered
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.checkpoints.model_card import card_from_checkpoint
 from spanqa_training.data.window_index import TrainingIndex
 from spanqa_training.inference.evaluation import Evaluation
 from spanqa_training.model import SpanModel
+from spanqa_training.run.allocator import keep_freed_memory
 from spanqa_training.run.launch import handled, precision_of
 from spanqa_training.run.log_picture import svg_from_run
 from spanqa_training.run.loop import STATE_FOLDER, Trainer
@@ -78,6 +80,8 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
     Raises:
         SpanqaError: Whatever ends the run.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     # Spawned processes get the weights in memory that they share: each trains a copy of its own.
     model = run.model if fabric.world_size == 1 else copy.deepcopy(run.model)
     with TrainingIndex.open(run.index) as index:
@@ -121,8 +125,9 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
             "precision": precision_of(run.spec.trainer, fabric.device.type),
         }
     evaluation = _final_evaluation(run, model, validator)
+    tempered = validator.tempered(evaluation) if evaluation else None
     if fabric.global_rank == 0:
-        _save(run, model, evaluation, {**facts, "checks": trainer.log})
+        _save(run, model, evaluation, tempered, {**facts, "checks": trainer.log})
     fabric.barrier()
     return True
 
@@ -147,13 +152,20 @@ def _final_evaluation(run: TrainingRun, model: SpanModel, validator: Validator) 
     return validator.evaluate()
 
 
-def _save(run: TrainingRun, model: SpanModel, evaluation: Evaluation | None, training: dict[str, Any]) -> None:
+def _save(
+    run: TrainingRun,
+    model: SpanModel,
+    evaluation: Evaluation | None,
+    tempered: Tempered | None,
+    training: dict[str, Any],
+) -> None:
     threshold = threshold_of(run.spec, run.checkpoint, evaluation)
     before = run.checkpoint.provenance
     checkpoint = dataclasses.replace(
         run.checkpoint,
         no_answer_threshold=threshold,
-        metrics=_metrics(run, evaluation, threshold) if evaluation else {},
+        temperature=tempered.temperature if tempered else run.checkpoint.temperature,
+        metrics=_metrics(run, evaluation, threshold, tempered) if evaluation else {},
         provenance={
             **before,
             "trained_on": [*before.get("trained_on", []), *(Path(file).name for file in run.dataset.file)],
@@ -169,11 +181,12 @@ def _save(run: TrainingRun, model: SpanModel, evaluation: Evaluation | None, tra
             write_atomically(run.results / name, text)
 
 
-def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float) -> dict[str, Any]:
+def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float, tempered: Tempered | None) -> dict[str, Any]:
     return {
         "validation": {
             "files": [Path(file).name for file in run.spec.validation_ds.file],
             "threshold": threshold,
+            **({"temperature": tempered.temperature, "fitted_on": tempered.fitted_on} if tempered else {}),
             "model_threshold": evaluation.scores(threshold, intervals=True),
             "threshold_0": evaluation.scores(0.0),
             "forced_answerable": dict(evaluation.forced_scores()),

@@ -11,15 +11,21 @@ import torch
 from lightning.fabric import Fabric
 
 from spanqa.squad import Example
-from spanqa.windows import Batch, WindowMaker
+from spanqa.windows import Batch, WindowMaker, Windows
+from spanqa_client.reports.calibration import Tempered
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.console import tell
 from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
 from spanqa_training.inference.evaluation import Evaluation, Logits, evaluate, network_from_model
+from spanqa_training.inference.temperature import tempered_from_evaluation
 from spanqa_training.model import SpanModel
 from spanqa_training.run.progress import Progress
 from spanqa_training.spec.schema import Spec
+
+LEAST_TO_TEMPER = 100
+"""Questions: a temperature that is fitted on half of fewer says more about them than about the model."""
+Inputs = tuple[Windows, Logits]
 
 
 class _StoppedError(Exception):
@@ -56,6 +62,7 @@ class Validator:
     log: Sequence[dict[str, Any]]
     quiet: bool
     last: Evaluation | None = None
+    _inputs: Sequence[Inputs] = ()
 
     def check(self, progress: Progress, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """Validate in the middle or at the end of an epoch, and keep the model where its loss is among the lowest.
@@ -104,6 +111,7 @@ class Validator:
             return None
         n_processes = self.fabric.world_size
         part = self._part(stopping)
+        self._inputs = part.inputs if part else ()
         parts: list[Any] = [part and (part.decoded, part.losses)]
         if n_processes > 1:
             parts = [None] * n_processes
@@ -136,9 +144,31 @@ class Validator:
                 decode_settings(self.checkpoint),
                 quiet=self.quiet or rank > 0,
                 rows_per_batch=self.rows_per_batch,
+                keep_inputs=len(self.examples) >= LEAST_TO_TEMPER,
             )
         except _StoppedError:
             return None
+
+    def tempered(self, evaluation: Evaluation) -> Tempered | None:
+        """Fit the temperature of the scores on the questions of the last `evaluate`, as `spanqa evaluate` does.
+
+        Every process calls it. None where there are too few questions, or but one paragraph.
+        """
+        if len(self.examples) < LEAST_TO_TEMPER:
+            return None
+        n_processes = self.fabric.world_size
+        parts: list[Any] = [self._inputs]
+        if n_processes > 1:
+            parts = [None] * n_processes
+            torch.distributed.all_gather_object(parts, self._inputs)
+        if self.fabric.global_rank:
+            return None
+        inputs: list[Any] = [None] * len(self.examples)
+        for other, shared in enumerate(parts):
+            inputs[other::n_processes] = shared
+        return tempered_from_evaluation(
+            dataclasses.replace(evaluation, inputs=inputs), decode_settings(self.checkpoint)
+        )
 
     def _keep_best(self, entry: dict[str, Any]) -> None:
         checks = [one for one in (*self.log, entry) if "checkpoint" in one]

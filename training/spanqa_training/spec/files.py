@@ -88,6 +88,17 @@ def spec_yaml(spec: Spec) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_plain(spec)))
 
 
+def is_same_spec(saved: str, spec: str) -> bool:
+    """Say whether two resolved specs as YAML ask for the same; keys that are newer than the saved one have defaults."""
+    if saved == spec:
+        return True
+    try:
+        filled = OmegaConf.merge(OmegaConf.create(_plain(Spec())), OmegaConf.create(saved))
+    except OmegaConfBaseException:
+        return False
+    return OmegaConf.to_yaml(filled) == spec
+
+
 def _plain(spec: Spec) -> dict[str, Any]:
     """A spec as YAML has it: dicts, and lists in place of tuples."""
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(spec))))

@@ -32,7 +32,6 @@ MOVED = {
 """NeMo's and older names -> the names here, which are TAO's."""
 
 ONLY = {
-    "trainer.num_nodes": OnlyValue((1,), "training runs on one machine: use its GPUs with -g N"),
     "trainer.amp_level": OnlyValue(("O1", None), "set trainer.precision to 32 in place of O0, to bf16 in place of O2"),
     "trainer.distributed_backend": OnlyValue(("ddp", None), "several GPUs always run as ddp: delete the key"),
     "trainer.strategy": OnlyValue(("ddp", "auto", None), "several GPUs always run as ddp: delete the key"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from spanqa.errors import SettingsError
 from spanqa.windows import WindowSettings
 from spanqa_training.errors import SpecError, check_spec
+from spanqa_training.optimization.early_stopping import STOPPING_METRICS
 from spanqa_training.optimization.optimizers import OPTIMIZERS
 from spanqa_training.optimization.schedules import ScheduleSpec
 from spanqa_training.spec.model_section import ModelSpec
@@ -28,6 +29,8 @@ class TrainerSpec:
 
     gpus: int | None = None
     """Processes, one on each GPU, or on the CPU where there is none; 0 is one on the CPU. -g replaces it."""
+    num_nodes: int | None = None
+    """Machines, each with -g processes, all started by torchrun; null takes their number from it."""
     accelerator: str = "auto"
     """auto or ddp (the GPUs there are, else the CPU), gpu (a GPU or an error) or cpu."""
     max_epochs: int = 2
@@ -52,12 +55,22 @@ class TrainerSpec:
     """float32, or float16 for half the size; the model is rounded before it is validated."""
     save_every_s: float = 120.0
     """Seconds between two saves of the state that an interrupted run resumes from."""
+    lost_after_s: float = 60.0
+    """Seconds without a sign of life of a process that torchrun started, after which the others end the run."""
+    gradient_checkpointing: bool = False
+    """Whether layers are computed again in the backward pass: the same weights, for less memory and more time."""
+    early_stopping_patience: int | None = None
+    """Validations without a better one after which a run ends; null goes on to its last step."""
+    early_stopping_metric: str | None = None
+    """f1 or val_loss (f1; val_loss for `adapt`)."""
 
     def __post_init__(self) -> None:
         if self.max_steps == -1:
             object.__setattr__(self, "max_steps", None)
         check_spec(0 <= self.seed < _SEEDS, "trainer.seed", f"in 0..{_SEEDS - 1}", self.seed)
         check_spec(self.gpus is None or self.gpus >= 0, "trainer.gpus", "at least 0", self.gpus)
+        nodes = self.num_nodes
+        check_spec(nodes is None or nodes >= 1, "trainer.num_nodes", "at least 1 or null", nodes)
         check_spec(self.accelerator in ACCELERATORS, "trainer.accelerator", ", ".join(ACCELERATORS), self.accelerator)
         check_spec(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
         check_spec(
@@ -67,6 +80,10 @@ class TrainerSpec:
         check_spec(
             self.checkpoint_dtype in DTYPES, "trainer.checkpoint_dtype", " or ".join(DTYPES), self.checkpoint_dtype
         )
+        patience, metric = self.early_stopping_patience, self.early_stopping_metric
+        check_spec(patience is None or patience >= 1, "trainer.early_stopping_patience", "at least 1 or null", patience)
+        allowed = " or ".join(STOPPING_METRICS)
+        check_spec(metric in (None, *STOPPING_METRICS), "trainer.early_stopping_metric", allowed, metric)
         check_spec(0 < self.val_check_interval <= 1, "trainer.val_check_interval", "in 0..1", self.val_check_interval)
         for name, least in (
             ("gradient_clip_val", 0),
@@ -74,6 +91,7 @@ class TrainerSpec:
             ("log_every_n_steps", 1),
             ("save_top_k", 0),
             ("save_every_s", 0),
+            ("lost_after_s", 1),
         ):
             check_spec(getattr(self, name) >= least, f"trainer.{name}", f"at least {least}", getattr(self, name))
 
