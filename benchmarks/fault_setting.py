@@ -126,6 +126,7 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fault-load", daemon=True)
         self.n_sent, self.n_answered, self.longest_s = 0, 0, 0.0
+        self.latencies_ms: list[float] = []
         self._is_given_up = False
         self.wrong: list[str] = []
         self.versions: set[str] = set()
@@ -152,6 +153,7 @@ class Load:
                     self.wrong.append(f"question {place}: {wrong}")
                 if isinstance(answer, Answer):
                     self.longest_s = max(self.longest_s, answer.latency_ms / 1e3)
+                    self.latencies_ms.append(answer.latency_ms)
                     self.versions.add(answer.model_version)
                 self.n_answered += 1
         except Exception as error:  # a thread's error would else be lost

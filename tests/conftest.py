@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spanqa.datasets import read_dataset
-from spanqa.tokenization import load_tokenizer
+from spanqa.tokenization import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 # In the order in which they begin. Those of a row share a server, in one process.
@@ -21,6 +21,8 @@ SLOWEST_FILES = (
         "integration/test_killed_processes.py",
         "integration/test_faults.py",
         "integration/test_bench.py",
+        "integration/test_replicas.py",
+        "integration/test_operations.py",
     ),
     ("engine/test_precision.py",),
     ("integration/test_rollover.py",),
@@ -34,6 +36,7 @@ SLOWEST_FILES = (
         "integration/test_http.py",
         "integration/test_memory.py",
         "integration/test_client_faces.py",
+        "integration/test_prometheus.py",
     ),
     ("training/commands/test_old_toolkit.py",),
     ("training/run/test_several_processes.py",),
@@ -194,6 +197,93 @@ def vocabulary_file(tmp_path_factory):
 def tokenizer(vocabulary_file):
     """The tokenizer of that vocabulary; it lower-cases."""
     return load_tokenizer(vocabulary_file)
+
+
+@pytest.fixture(scope="session")
+def scripts(root):
+    """Sentences in twelve scripts, by the script's name: statements, then questions."""
+    return json.loads((root / "tests" / "data" / "scripts.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(tmp_path_factory, scripts):
+    """Folders as models of several families were published, by model_type, none with a tokenizer.json.
+
+    Each vocabulary is trained on the sentences of `scripts`.
+    """
+    sentences = [sentence for script in scripts.values() for sentence in script]
+    folders = {}
+    for name in ("bert", "roberta", "xlm-roberta", "camembert", "albert", "deberta-v2"):
+        folders[name] = tmp_path_factory.mktemp(name)
+        (folders[name] / "config.json").write_text(json.dumps({"model_type": name}))
+    _write_word_pieces(folders["bert"], sentences)
+    _write_bpe(folders["roberta"], sentences)
+    _write_unigram(folders["xlm-roberta"] / "sentencepiece.bpe.model", sentences)
+    _write_unigram(folders["camembert"] / "sentencepiece.bpe.model", sentences)
+    own = {"pad_id": 0, "pad_piece": "<pad>", "unk_id": 1, "bos_id": -1, "eos_id": -1}
+    symbols = {"control_symbols": ["[CLS]", "[SEP]", "[MASK]"], "user_defined_symbols": ["(", ")", '"', "-", ".", "€"]}
+    plain = [sentence.lower() for sentence in sentences]
+    _write_unigram(folders["albert"] / "spiece.model", plain, **own, **symbols)
+    own = {"pad_id": 0, "pad_piece": "[PAD]", "bos_id": 1, "bos_piece": "[CLS]", "eos_id": 2, "eos_piece": "[SEP]"}
+    _write_unigram(folders["deberta-v2"] / "spm.model", sentences, unk_id=3, unk_piece="[UNK]", **own)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tokenizers_of_families(tokenizer_folders):
+    """Their tokenizers, as `spanqa import` makes them."""
+    from spanqa_training.weights.tokenizers.unigram import sentencepiece_file_at, tokenizer_json_from_sentencepiece
+
+    made = {}
+    for name, folder in tokenizer_folders.items():
+        model = sentencepiece_file_at(folder)
+        made[name] = Tokenizer(tokenizer_json_from_sentencepiece(model)) if model else load_tokenizer(folder)
+    return made
+
+
+def _write_word_pieces(folder, sentences):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.train_from_iterator(
+        sentences, trainers.WordPieceTrainer(vocab_size=700, special_tokens=_SPECIAL, show_progress=False)
+    )
+    tokens = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in tokens), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+
+
+def _write_bpe(folder, sentences):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sentences, trainer)
+    backend.model.save(str(folder))
+
+
+def _write_unigram(path, sentences, **options):
+    from sentencepiece import SentencePieceTrainer
+
+    with path.open("wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=file,
+            vocab_size=700,
+            hard_vocab_limit=False,
+            character_coverage=0.98,
+            num_threads=1,
+            minloglevel=2,
+            **options,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -49,18 +49,18 @@ def with_free_ports(settings: ServerSettings) -> ServerSettings:
             with socket.socket() as probe:
                 # As Triton binds: a port whose last connection has just ended counts as free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((settings.host, port))
+                probe.bind((settings.host_of(name), port))
         except OSError as error:
             option = f"--{name.lower()}-port"
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise PortError(
-                f"cannot listen on {settings.host}:{port} for {name} ({reason}): end what uses it, "
+                f"cannot listen on {settings.host_of(name)}:{port} for {name} ({reason}): end what uses it, "
                 f"or choose another port with {option}"
             ) from error
     taken = {port for port in settings.ports().values() if port}
     for name, port in settings.ports().items():
         while not port or port in chosen.values():
-            candidate = free_port(settings.host)
+            candidate = free_port(settings.host_of(name))
             port = candidate if candidate not in taken else 0
         chosen[name] = port
     return replace(settings, grpc_port=chosen["gRPC"], http_port=chosen["HTTP"], metrics_port=chosen["metrics"])
@@ -143,6 +143,8 @@ def check_start(settings: ServerSettings) -> tuple[ServerSettings, Triton, tuple
     reason = unsupported_reason()
     if reason:
         raise InstallationError(reason)
+    if settings.tls:
+        settings.tls.own_trust()
     triton = find_triton(settings.libpython_folders)
     models = models_of(settings.repository)
     check_memory(models)

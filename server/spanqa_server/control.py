@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -18,6 +16,8 @@ from tritonclient.utils import InferenceServerException
 from spanqa import contract
 from spanqa.telemetry import QUEUED, TOKENS
 from spanqa_server.errors import ServerLostError
+from spanqa_server.metrics import metric_lines, metric_of
+from spanqa_server.trust import Trust
 
 CANARY_QUESTION = "Where does the ferry leave from?"
 CANARY_CONTEXT = "The ferry to the island leaves from the old harbour every morning."
@@ -31,7 +31,6 @@ BUSY = ("DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """What a server that has too much to do, and one that is broken, may both say."""
 PENDING = "nv_inference_pending_request_count"
 """Triton's own metric: requests that wait for an instance of a model."""
-_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = [
     # A proxy of the environment has no business between two processes of one machine.
     ("grpc.enable_http_proxy", 0),
@@ -78,11 +77,23 @@ class Control:
         headers: What Triton asks of whoever administers it.
         stopping: Set when the server is to stop: no load is waited for any longer.
         metrics_url: Host and port of the metrics endpoint.
+        trust: How TLS is spoken; None for a server without.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], stopping: threading.Event, metrics_url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        stopping: threading.Event,
+        metrics_url: str,
+        trust: Trust | None = None,
+    ) -> None:
         self._metrics_url = f"http://{metrics_url}/metrics"
-        self._client = grpc_client.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._client = grpc_client.InferenceServerClient(
+            url,
+            creds=trust.credentials() if trust else None,
+            channel_args=[*CHANNEL_OPTIONS, *(trust.options() if trust else ())],
+        )
         self._headers = dict(headers)
         self._stopping = stopping
         self._load = threading.Thread()
@@ -110,7 +121,9 @@ class Control:
     def ask_canary(self, timeout_s: float) -> CanaryAnswer:
         """Ask the canary question, waiting `timeout_s` at most."""
         try:
-            result = self._client.infer(contract.QUESTION_ANSWERING, canary_inputs(), client_timeout=timeout_s)
+            result = self._client.infer(
+                contract.QUESTION_ANSWERING, canary_inputs(), headers=self._headers, client_timeout=timeout_s
+            )
         except InferenceServerException as error:
             return CanaryAnswer(
                 problem=" ".join(str(error).split()), may_be_busy=any(mark in str(error.status()) for mark in BUSY)
@@ -128,30 +141,16 @@ class Control:
 
     def n_tokens_read(self) -> int:
         """Return how many tokens the network has read, as the main entry counts them; 0 where nothing says so."""
-        return self._metric(TOKENS, self._metrics()) or 0
+        return metric_of(TOKENS, metric_lines(self._metrics_url)) or 0
 
     def has_all_answered(self) -> bool:
         """Say whether the main entry counts nothing that waits, nor Triton before it; no where nothing says so."""
-        lines = self._metrics()
-        return self._metric(QUEUED, lines) == 0 and self._metric(PENDING, lines) == 0
+        lines = metric_lines(self._metrics_url)
+        return metric_of(QUEUED, lines) == 0 and metric_of(PENDING, lines) == 0
 
     def has_every_endpoint(self) -> bool:
         """Say whether Triton has opened all its endpoints: that of the metrics is the last."""
-        return any(line.startswith(PENDING) for line in self._metrics())
-
-    def _metrics(self) -> list[str]:
-        try:
-            with _NO_PROXY.open(self._metrics_url, timeout=CALL_TIMEOUT_S) as response:
-                return list(response.read().decode("utf-8", "replace").splitlines())
-        except (OSError, http.client.HTTPException):
-            return []
-
-    @staticmethod
-    def _metric(name: str, lines: Sequence[str]) -> int | None:
-        """The sum of a metric's series of the main entry; None where there is none."""
-        label = f'model="{contract.QUESTION_ANSWERING}"'
-        series = [line for line in lines if line.startswith(name + "{") and label in line]
-        return sum(int(float(line.rpartition(" ")[2])) for line in series) if series else None
+        return any(line.startswith(PENDING) for line in metric_lines(self._metrics_url))
 
     def states(self) -> dict[tuple[str, int], str]:
         """Return the state, such as READY or UNLOADING, of each version of each model; version 0 where it has none.

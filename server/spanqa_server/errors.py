@@ -4,6 +4,7 @@
   x InstallationError: Python, a package or a library that Triton needs is missing or of the wrong kind
   x RepositoryError: the model repository is missing, incomplete or contradicts itself
   x PortError: an address or a port cannot be listened on
+  x TlsError: a certificate or a key is missing, or does not belong to the others
   x MemoryShortageError: too little memory, or too little of it in /dev/shm
   x ModelLoadError: Triton cannot load a model
   x StartTimeoutError: Triton started, but its models are not ready in time
@@ -29,6 +30,10 @@ class RepositoryError(ServerError):
 
 class PortError(ServerError):
     """An address or a port cannot be listened on."""
+
+
+class TlsError(ServerError):
+    """A certificate or a key is missing, or does not belong to the others."""
 
 
 class MemoryShortageError(ServerError):

@@ -10,14 +10,18 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from spanqa import logs
 from spanqa_server import deathsig
+from spanqa_server.control import Control
+from spanqa_server.deathsig import HIDDEN
 from spanqa_server.environment import Triton, backends_in, variables_for
 from spanqa_server.errors import ModelLoadError, PortError, ServerError, ServerLostError
+from spanqa_server.hidden_arguments import hidden_variables, start_hidden
 from spanqa_server.log_copy import shown
 from spanqa_server.processes import stubs_of
 from spanqa_server.repository import ModelFolder
@@ -29,6 +33,8 @@ from spanqa_server.view import View
 ADMINISTRATION = "model-repository,shared-memory,trace,logging"
 """Triton's interfaces that load code, map memory and write files: ours alone, whoever can reach the ports."""
 ADMINISTRATION_KEY = "spanqa"
+LOCKS = ("grpc-restricted-protocol", "http-restricted-api")
+"""Triton's options that ask for a secret header."""
 EXIT_TIMEOUT_S = 10
 """How long Triton itself waits for its models when it stops; ours are drained before."""
 STOP_GRACE_S = 8.0
@@ -100,29 +106,36 @@ class TritonProcess:
         regions: RegionPrefix,
     ) -> None:
         self._settings = settings
+        self._triton = triton
         self._view = view
         self._secret = secrets.token_hex(16)
         self._regions = regions
         self.log_path = folder / "triton.log"
         self._n_copied = 0
-        command = [str(triton.binary), *self._arguments(models, backends_in(folder, triton))]
+        arguments = [*self._arguments(models, backends_in(folder, triton)), *(HIDDEN for _ in LOCKS)]
         # -I -S: the few milliseconds before Triton's exec must not load the site's packages.
         wrapper = [sys.executable, "-I", "-S", str(Path(deathsig.__file__)), str(os.getpid())]
+        variables = variables_for(folder, triton) | self._log_variables() | hidden_variables(self._locks())
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*wrapper, *command],
+                [*wrapper, str(triton.binary), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=variables_for(folder, triton) | self._log_variables(),
+                env=variables,
                 start_new_session=True,
                 pass_fds=(regions.descriptor,),
             )
         self.pid = self._process.pid
+        self.is_secret_shown = not start_hidden(self._process) and self.is_running()
 
     def _log_variables(self) -> dict[str, str]:
         # Always JSON: so the models' own lines are told from Triton's; they are shown as it is asked for.
         return {logs.FORMAT_VARIABLE: "json", logs.TEXT_VARIABLE: "1" if self._settings.log_text else "0"}
+
+    def _locks(self) -> list[str]:
+        """The arguments that lock Triton's administration; they hold the secret."""
+        return [f"--{option}={ADMINISTRATION}:{ADMINISTRATION_KEY}={self._secret}" for option in LOCKS]
 
     def _arguments(self, models: Sequence[ModelFolder], backends: Path) -> list[str]:
         settings = self._settings
@@ -133,20 +146,19 @@ class TritonProcess:
             "model-control-mode": "explicit",
             "grpc-address": settings.host,
             "grpc-port": settings.grpc_port,
-            "http-address": settings.host,
+            "http-address": settings.http_host,
             "http-port": settings.http_port,
             "metrics-address": settings.host,
             "metrics-port": settings.metrics_port,
-            "grpc-restricted-protocol": f"{ADMINISTRATION}:{ADMINISTRATION_KEY}={self._secret}",
-            "http-restricted-api": f"{ADMINISTRATION}:{ADMINISTRATION_KEY}={self._secret}",
             "exit-timeout-secs": EXIT_TIMEOUT_S,
-            "allow-gpu-metrics": "false",
             "log-info": str(settings.verbose).lower(),
         }
         # Without it every Python process would be started twice, once to ask for a configuration that is complete.
         return [
             "--disable-auto-complete-config",
             *(f"--{name}={value}" for name, value in options.items()),
+            *self._triton.options,
+            *(settings.tls.triton_options() if settings.tls else ()),
             *trace_options(settings),
             *(f"--load-model={model.name}" for model in models),
         ]
@@ -155,6 +167,21 @@ class TritonProcess:
     def administration_headers(self) -> dict[str, str]:
         """The headers without which Triton refuses to load and unload models over gRPC."""
         return {f"triton-grpc-protocol-{ADMINISTRATION_KEY}": self._secret}
+
+    def control(self, stopping: threading.Event) -> Control:
+        """Connect to Triton with the right to load and unload its models.
+
+        Args:
+            stopping: Set when the server is to stop.
+        """
+        settings = self._settings
+        return Control(
+            settings.url(settings.grpc_port),
+            self.administration_headers,
+            stopping,
+            settings.url(settings.metrics_port),
+            trust=settings.tls.own_trust() if settings.tls else None,
+        )
 
     def is_running(self) -> bool:
         """Say whether the process lives."""

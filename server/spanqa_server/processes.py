@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from spanqa_server.environment import STUB_NAME
 PROC = Path("/proc")
 DEAD_STATES = "ZX"
 STOPPED_STATE = "T"
+TRITON_NAME = "tritonserver"
 STATE, PARENT, USER_TICKS, SYSTEM_TICKS, EXIT_CODE = 0, 1, 11, 12, 49
 """Places in /proc/PID/stat counted from the state, which follows the name (proc(5) counts it third)."""
 
@@ -60,6 +62,29 @@ def _children(parent: int) -> Iterator[int]:
 def stubs_of(triton_pid: int) -> tuple[Stub, ...]:
     """Return Triton's living Python processes."""
     return tuple(filter(None, map(_stub_of, _children(triton_pid))))
+
+
+def end_orphans(prefix: str) -> int:
+    """End Python processes of Tritons that are gone: one that waits for a message amid which Triton was killed stays.
+
+    Args:
+        prefix: What the names of their regions of shared memory begin with, if they are ours.
+
+    Returns:
+        How many there were.
+    """
+    n_ended = 0
+    for folder in PROC.iterdir():
+        if not folder.name.isdigit() or _stub_of(int(folder.name)) is None:
+            continue
+        with contextlib.suppress(OSError):  # it is gone, or another user's
+            region = (folder / "cmdline").read_bytes().split(b"\0")[2]
+            fields = _stat_of(int(folder.name))
+            parent = (PROC / fields[PARENT] / "comm").read_text("utf-8", "replace").strip() if fields else TRITON_NAME
+            if region.startswith(prefix.encode()) and parent != TRITON_NAME:
+                os.kill(int(folder.name), signal.SIGKILL)
+                n_ended += 1
+    return n_ended
 
 
 def is_uncollected(pid: int) -> bool:

@@ -11,7 +11,7 @@ from spanqa import contract
 from spanqa.errors import SettingsError, SpanqaError
 from spanqa.manifest import MANIFEST_FILE, Manifest, load_manifest
 from spanqa.startup import check_machine, check_not_rehearsed, sha256_of, versions_in
-from spanqa_server.environment import check_packages
+from spanqa_server.environment import check_packages, has_backend
 from spanqa_server.errors import InstallationError, RepositoryError
 
 REPOSITORY_NAME = "model_repository"
@@ -112,12 +112,12 @@ def _model_of(folder: Path) -> ModelFolder:
     content = folder / str(version)
     if is_python:
         _check_code(content / CODE_FILE)
-    elif not steps:
+    elif not steps and not has_backend(config.backend or config.platform):
         raise RepositoryError(
-            f"the model {folder.name!r} asks for the backend {config.backend or config.platform!r}: the embedded "
-            "Triton has the Python backend alone; serve this repository with a Triton image that has that backend"
+            f"the model {folder.name!r} asks for the backend {config.backend or config.platform!r}: the installed "
+            "Triton has the Python backend alone; serve this repository in a Triton image that has that backend"
         )
-    elif not content.is_dir():
+    elif steps and not content.is_dir():
         raise RepositoryError(f"{folder} has no folder {version}, which Triton wants of an ensemble: make an empty one")
     sizes = (path.stat().st_size for path in content.rglob("*") if path.is_file())
     n_processes = sum(max(1, group.count) for group in config.instance_group) or 1

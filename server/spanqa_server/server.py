@@ -64,6 +64,8 @@ class Server:
 
     def _start_once(self, asked: ServerSettings) -> None:
         self.settings, triton, models = check_start(asked)
+        for line in self.settings.tls.warnings() if self.settings.tls else ():
+            self._report(f"warning: {line}")
         supervisor = self._supervisor = Supervisor(self.settings, triton, models, self._report)
         supervisor.start()
         try:

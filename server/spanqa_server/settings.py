@@ -7,8 +7,10 @@ from pathlib import Path
 
 from spanqa.logs import FORMATS
 from spanqa_server.errors import PortError, ServerError
+from spanqa_server.tls import ServerTls
 
 MAX_PORT = 65_535
+LOOPBACK_ADDRESS = "127.0.0.1"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (compared with, never chosen)
 
 
@@ -34,6 +36,8 @@ class ServerSettings:
         trace_file: The beginning of the names of files with Triton's traces; "" for none.
         trace_rate: One request of so many is traced.
         quiet_s: How long nothing must be asked before dead processes that Triton holds are cleared by a fresh start.
+        tls: The files that make the gRPC endpoint speak TLS; None for none. Triton's HTTP endpoint has no TLS, and is
+            then opened on loopback alone.
         libpython_folders: Where to look for libpython; None for where this Python says it is.
     """
 
@@ -54,6 +58,7 @@ class ServerSettings:
     trace_file: str = ""
     trace_rate: int = 1000
     quiet_s: float = 30.0
+    tls: ServerTls | None = None
     libpython_folders: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +83,16 @@ class ServerSettings:
         """Return each endpoint's port, by the endpoint's name in messages."""
         return {"gRPC": self.grpc_port, "HTTP": self.http_port, "metrics": self.metrics_port}
 
+    @property
+    def http_host(self) -> str:
+        """The address that the HTTP endpoint listens on."""
+        return self.host if self.tls is None else LOOPBACK_ADDRESS
+
+    def host_of(self, name: str) -> str:
+        """Return the address that an endpoint listens on, by its name in `ports`."""
+        return self.http_host if name == "HTTP" else self.host
+
     def url(self, port: int) -> str:
         """Return host and port as a client on this machine writes them."""
-        host = "127.0.0.1" if self.host == ANY_ADDRESS else self.host
-        return f"{host}:{port}"
+        host = self.http_host if port == self.http_port else self.host
+        return f"{LOOPBACK_ADDRESS if host == ANY_ADDRESS else host}:{port}"

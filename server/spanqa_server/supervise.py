@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,18 +15,16 @@ from spanqa_server.drain import drain
 from spanqa_server.environment import Triton
 from spanqa_server.errors import RepositoryError, ServerError, ServerLostError, StartTimeoutError
 from spanqa_server.launch import TritonProcess, failure_in
+from spanqa_server.processes import end_orphans
 from spanqa_server.repository import ModelFolder, models_of, served_version
+from spanqa_server.restarts import Restarts
 from spanqa_server.rollover import ready_versions, roll_over
 from spanqa_server.settings import ServerSettings
-from spanqa_server.shared_memory import RUN_FOLDER_PREFIX, RegionPrefix, sweep
+from spanqa_server.shared_memory import PREFIX, RUN_FOLDER_PREFIX, RegionPrefix, sweep
 from spanqa_server.view import View
 from spanqa_server.watch import Loss, Watch
 
 POLL_S = 0.1
-MAX_RESTARTS = 5
-RESTART_WINDOW_S = 600.0
-USEFUL_S = 2.0
-"""A Triton that answered so long before one of its processes died was no failed start: the next is not counted."""
 OPENING_S = 2.0
 """Where a port is taken, Triton answers over gRPC a moment before it gives up; its metrics come last, unless off."""
 VIEW = "model_repository"
@@ -64,7 +61,7 @@ class Supervisor(threading.Thread):
         self._triton = triton
         self._models = models
         self._tell = report
-        self._restarts: deque[float] = deque()
+        self._restarts = Restarts()
         self._ready_at = 0.0
 
     @property
@@ -74,6 +71,7 @@ class Supervisor(threading.Thread):
 
     def run(self) -> None:
         """Run Triton until it is asked to stop, or is lost for good."""
+        end_orphans(PREFIX)
         sweep()
         folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
         self._regions = RegionPrefix(folder)
@@ -100,13 +98,18 @@ class Supervisor(threading.Thread):
             self._process = TritonProcess(
                 self._settings, self._triton, self._models, self._view, run_folder, self._regions
             )
+            if self._process.is_secret_shown and n_run == 0:
+                self._report(
+                    "this machine forbids ptrace(2): the secret that locks Triton's interfaces stands in the list of "
+                    "processes, where other users of this machine can read it"
+                )
             try:
                 loss = self._run_once(is_first=n_run == 0)
             finally:
                 self._process.kill()
                 shutil.rmtree(run_folder, ignore_errors=True)
             if loss is not None:
-                self._count_restart(loss)
+                self._report(self._restarts.counted(loss, self._ready_at))
             n_run += 1
 
     def _report(self, line: str) -> None:
@@ -129,9 +132,7 @@ class Supervisor(threading.Thread):
         Returns:
             Why it must be started anew, or None where it was stopped.
         """
-        url = self._settings.url(self._settings.grpc_port)
-        metrics_url = self._settings.url(self._settings.metrics_port)
-        with Control(url, self._process.administration_headers, self.stopping, metrics_url) as control:
+        with self._process.control(self.stopping) as control:
             try:
                 self._wait_until_ready(control)
             except ServerError as error:
@@ -169,22 +170,6 @@ class Supervisor(threading.Thread):
         problem = None if self.stopping.is_set() else control.ask_canary(self._settings.start_timeout_s).problem
         if problem:
             raise ServerLostError(f"every model is loaded, but the first question was not answered: {problem}")
-
-    def _count_restart(self, loss: Loss) -> None:
-        """Allow another start of Triton, unless too many of late have come to nothing."""
-        now, cause = time.monotonic(), loss.cause
-        if loss.is_death and now - self._ready_at > USEFUL_S:
-            self._report(f"{cause}: starting Triton anew")
-            return
-        self._restarts.append(now)
-        while now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        if len(self._restarts) > MAX_RESTARTS:
-            raise ServerLostError(
-                f"{cause}, for the {len(self._restarts)}th time in {RESTART_WINDOW_S / 60:.0f} minutes: "
-                "giving up; see what Triton says with --verbose"
-            )
-        self._report(f"{cause}: starting it anew")
 
     def _watch(self, control: Control) -> Loss | None:
         watch = Watch(

@@ -61,6 +61,7 @@ def test_a_repository_holds_every_model_and_says_what_is_in_it(built, tiny_model
     assert manifest.windows == checkpoint.windows
     assert manifest.decode.no_answer_threshold == checkpoint.no_answer_threshold
     assert manifest.model["name"] == "tiny"
+    assert manifest.model["family"] == "bert"
     assert manifest.encoder["precision"] == "float32"
     network = built / contract.ENCODER / "1" / manifest.encoder["file"]
     assert manifest.encoder["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,8 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from spanqa.cli import main
+from spanqa_server.processes import end_orphans
+from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
 
@@ -88,6 +92,26 @@ def test_a_killed_supervisor_takes_triton_down_and_the_next_one_sweeps(serve: Ca
     assert tools.ours_in_shared_memory(command.pid) != []
     serve().wait_until_ready()
     assert tools.ours_in_shared_memory(command.pid) == []
+
+
+def test_a_python_process_that_outlives_its_triton_is_ended_and_no_other(server: Server, tools: Any) -> None:
+    name, region = "triton_python_backend_stub", "spanqa_1_0_test"
+    # A process that its parent leaves, called as Triton calls its own.
+    sleeping = "import os, sys, time; print(os.getpid(), flush=True); os.close(1); time.sleep(600)"
+    orphan = subprocess.run(
+        ["bash", "-c", f"(exec -a {name} {sys.executable} /dev/fd/3 {region} 3<<< '{sleeping}') &"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    pid = int(orphan.stdout)
+    before = {stub.pid for stub in server.stubs()}
+    assert end_orphans("another_") == 0
+    assert end_orphans("spanqa_1_0_") == 1
+    tools.wait_until(lambda: not tools.is_running(pid), 20)
+    assert len(before) == 2
+    assert end_orphans(f"spanqa_{os.getpid()}_") == 0
+    assert {stub.pid for stub in server.stubs()} == before
 
 
 def test_a_stop_while_the_models_load_is_clean(serve: Callable, tools: Any, repository: Path) -> None:

@@ -73,8 +73,12 @@ def json_from_run(run: Run) -> str:
     return json.dumps(asdict(run), indent=2, ensure_ascii=False)
 
 
-def run_from_file(path: Path) -> Run:
+def run_from_file(path: Path, *, option: str = "--compare") -> Run:
     """Read a run.
+
+    Args:
+        path: Its bench.json.
+        option: What named it, for the error.
 
     Raises:
         InputError: There is none.
@@ -86,10 +90,10 @@ def run_from_file(path: Path) -> Run:
         measurements = tuple(measurement_from_json(entry) for entry in content["measurements"])
         return Run(header=Header(**content["header"]), measurements=measurements)
     except OSError as error:
-        raise InputError(f"--compare {path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{option} {path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, SpanqaError) as error:
         raise InputError(
-            f"--compare {path}: is not the bench.json of a run ({error}): measure with `spanqa bench -o FOLDER`"
+            f"{option} {path}: is not the bench.json of a run ({error}): measure with `spanqa bench -o FOLDER`"
         ) from error
 
 

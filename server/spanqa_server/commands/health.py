@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
 
+from spanqa_client.commands.connecting import add_connection, connection_from
+from spanqa_client.errors import TrustError
+from spanqa_client.handshake import check_files, handshake_fault, pem_from
+from spanqa_client.refusals import judged
+from spanqa_client.security import ConnectionSettings, Token
+from spanqa_client.servers import DEFAULT_URL, Server, addresses_from_url
+from spanqa_client.steps import CallFailed
 from spanqa_server.control import Control
 from spanqa_server.errors import ServerError
+from spanqa_server.trust import Trust
 
-DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 5.0
 EXIT_UNHEALTHY = 1
+HANDSHAKE_S = 2.0
+"""How long finding out why a connection ends may take."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_TIMEOUT_S,
         help="seconds that the answer may take (default: %(default)g)",
     )
+    add_connection(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,11 +49,49 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.timeout > 0:
         raise ServerError(f"--timeout is {args.timeout:g}: give a number of seconds above 0, such as 5")
+    # gRPC tells of failed handshakes on stderr by itself; this command does, in one sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    settings, server = connection_from(args), _server_of(args.url)
+    settings.check_hosts([server.host])
+    token = None if settings.token is None else Token(settings.token, settings.token_header)
     start = time.monotonic()
-    with Control(args.url, {}, threading.Event(), metrics_url="") as control:
+    with Control(
+        args.url, dict(token.metadata()) if token else {}, threading.Event(), metrics_url="", trust=_trust_of(settings)
+    ) as control:
         problem = control.ask_canary(args.timeout).problem
     if problem is None:
         print(f"healthy: {args.url} answered in {1e3 * (time.monotonic() - start):.0f} ms")
         return 0
-    print(f"unhealthy: {args.url}: {problem}", file=sys.stderr)
+    print(f"unhealthy: {_of_tls(problem, server, settings, args.timeout) or f'{args.url}: {problem}'}", file=sys.stderr)
     return EXIT_UNHEALTHY
+
+
+def _server_of(url: str) -> Server:
+    addresses = addresses_from_url(url)
+    if len(addresses) > 1:
+        raise ServerError(f"--url is {url!r}: a probe asks one server, give one host:port")
+    return Server(url=addresses[0])
+
+
+def _trust_of(settings: ConnectionSettings) -> Trust | None:
+    """What the options mean for the connection; files that cannot be right are refused."""
+    if not settings.is_secure:
+        return None
+    check_files(settings)
+    return Trust(
+        roots=None if settings.ca_file is None else pem_from(settings.ca_file, "the CA's certificates"),
+        chain=None if settings.certificate_file is None else pem_from(settings.certificate_file, "the certificate"),
+        key=None if settings.key_file is None else pem_from(settings.key_file, "the key"),
+        authority=settings.authority,
+    )
+
+
+def _of_tls(problem: str, server: Server, settings: ConnectionSettings, wait_s: float) -> str:
+    """Say what TLS has to do with a problem; "" for nothing."""
+    if "UNAVAILABLE" not in problem:
+        return ""
+    failed = CallFailed("UNAVAILABLE", problem, ServerError(problem))
+    error = judged(server.url, failed, timeout_s=wait_s, has_answered=False).error
+    if isinstance(error, TrustError):
+        return str(error)
+    return handshake_fault(server, settings, min(wait_s, HANDSHAKE_S))

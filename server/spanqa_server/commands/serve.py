@@ -12,9 +12,10 @@ from types import FrameType
 
 from spanqa import logs
 from spanqa.logs import FORMATS
-from spanqa_server.errors import ServerLostError
+from spanqa_server.errors import ServerLostError, TlsError
 from spanqa_server.server import Server
 from spanqa_server.settings import ServerSettings
+from spanqa_server.tls import ServerTls
 
 WAIT_S = 0.2
 EXIT_LOST = 1
@@ -70,6 +71,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="trace one request of N (default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    _add_tls(parser)
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "TLS of the gRPC endpoint", "Triton's HTTP endpoint has none: with TLS it is opened on loopback alone."
+    )
+    for name, help_text in (
+        ("cert", "the server's certificate chain in PEM"),
+        ("key", "its private key in PEM"),
+        ("client-ca", "mutual TLS: answer only clients with a certificate signed by these CAs, in PEM"),
+        ("own-cert", "what the server shows when it asks itself under mutual TLS (default: its own certificate)"),
+        ("own-key", "the private key of that"),
+    ):
+        group.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=help_text)
+
+
+def _tls_from(args: argparse.Namespace) -> ServerTls | None:
+    given = [name for name in ("client_ca", "own_cert", "own_key") if getattr(args, f"tls_{name}") is not None]
+    if args.tls_cert is None and args.tls_key is None and not given:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        raise TlsError("TLS needs a certificate and its key: give both --tls-cert and --tls-key")
+    return ServerTls(
+        certificate=args.tls_cert,
+        key=args.tls_key,
+        client_ca=args.tls_client_ca,
+        own_certificate=args.tls_own_cert,
+        own_key=args.tls_own_key,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
         trace_url=args.trace_url,
         trace_file=args.trace_file,
         trace_rate=args.trace_rate,
+        tls=_tls_from(args),
     )
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -137,7 +169,9 @@ def _serve(server: Server, args: argparse.Namespace, report: Callable[[str], Non
         print(
             f"ready\n  gRPC     {server.url}\n  HTTP     {server.http_url}\n  metrics  {server.metrics_url}", flush=True
         )
-    if not server.settings.host.startswith(LOOPBACK):
+    if server.settings.tls:
+        report("gRPC speaks TLS alone; HTTP, which Triton has without TLS, is opened on this machine alone")
+    if not server.settings.host.startswith(LOOPBACK) and not (server.settings.tls and server.settings.tls.client_ca):
         report(f"anyone who reaches {server.settings.host} can ask: keep a firewall or a gateway in front")
     is_told = False
     while not server.wait(WAIT_S):
