@@ -15,6 +15,16 @@ _NAMES = (BERT_TOKENS, ROBERTA_TOKENS)
 """Names that padding and masks have where a tokenizer.json does not say."""
 
 
+def kind_of_model(document: Mapping[str, Any]) -> str:
+    """Give the model's type: WordPiece, BPE, Unigram or WordLevel; files from before tokenizers 0.10 do not name it."""
+    model = document["model"]
+    if "type" in model:
+        return str(model["type"])
+    if isinstance(model["vocab"], list):
+        return "Unigram"
+    return "BPE" if "merges" in model else "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
+
+
 def ids_of_tokens(document: Mapping[str, Any]) -> dict[str, int]:
     """Give every token's id: those of the vocabulary, and added ones."""
     vocabulary = document["model"]["vocab"]
@@ -81,7 +91,7 @@ def text_backend(serialized: str, document: Mapping[str, Any], pair: PairTemplat
     from tokenizers import Tokenizer as Backend
 
     pre_tokenizer = document.get("pre_tokenizer") or {}
-    if document["model"].get("type") == "WordPiece" and pre_tokenizer.get("type") == "BertPreTokenizer":
+    if kind_of_model(document) == "WordPiece" and pre_tokenizer.get("type") == "BertPreTokenizer":
         # It parts "[SEP]" at the brackets. Only tokens marked as special are ordinary text below: mark them all.
         backend = Backend.from_str(serialized)
         backend.no_truncation()
@@ -104,7 +114,7 @@ def _model_of_text(document: Mapping[str, Any], pair: PairTemplate) -> dict[str,
         special |= {model.get("unk_id")}
         named = [[secret + token if index in special else token, p] for index, (token, p) in enumerate(vocabulary)]
         return {**model, "vocab": named}
-    if model.get("type") == "BPE":
+    if kind_of_model(document) == "BPE":
         made = {_merged(merge) for merge in model.get("merges") or ()}
         found = {index for token, index in vocabulary.items() if token in made}
         if found & pair.ids:

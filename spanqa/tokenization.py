@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from spanqa.errors import TokenizerError
 from spanqa.pair_template import PairTemplate, bert_pair, pair_from_document
-from spanqa.text_backend import ids_of_tokens, pad_id_of, special_tokens_of, text_backend
+from spanqa.text_backend import ids_of_tokens, kind_of_model, pad_id_of, special_tokens_of, text_backend
 from spanqa.visible_offsets import continuations, visible_offsets
 from spanqa.vocabulary_files import (
     BERT_TOKENS,
@@ -80,7 +80,7 @@ class Tokenizer:
     def __init__(self, serialized: str) -> None:
         try:
             document: dict[str, Any] = json.loads(serialized)
-            self.kind = str(document["model"]["type"])
+            self.kind = kind_of_model(document)
             ids = ids_of_tokens(document)
             self.pair = _pair_of(document, ids)
             self._backend = text_backend(serialized, document, self.pair)
@@ -177,7 +177,7 @@ class Tokenizer:
 
 def _pair_of(document: dict[str, Any], ids: dict[str, int]) -> PairTemplate:
     """The template that the file gives; BERT's where it gives none and is a WordPiece vocabulary of BERT's."""
-    is_word_piece = document["model"]["type"] == "WordPiece"
+    is_word_piece = kind_of_model(document) == "WordPiece"
     needed = [token for role, token in BERT_TOKENS.items() if role != "mask_token"]
     missing = [token for token in needed if token not in ids]
     if is_word_piece and missing and document.get("post_processor") is None:

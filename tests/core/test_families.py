@@ -328,3 +328,16 @@ def test_a_prefix_space_that_is_a_piece_of_its_own_is_blank(tokenizers_of_famili
     assert pieces.chars[0].tolist() == [0, 0]
     assert pieces.chars[1].tolist() == [0, 1]
     assert not pieces.continues[1]
+
+
+def test_files_that_do_not_name_the_type_of_their_model_are_read(family, scripts):
+    """Those of tokenizers before 0.10, as bert-base-uncased and roberta-base were published with."""
+    tokenizer, _ = family
+    document = json.loads(tokenizer.serialized)
+    del document["model"]["type"]
+    old = Tokenizer(json.dumps(document))
+    assert (old.kind, old.pair, old.special_tokens) == (tokenizer.kind, tokenizer.pair, tokenizer.special_tokens)
+    for sentences in scripts.values():
+        for name in ("ids", "chars", "continues"):
+            ours, theirs = (getattr(one.pieces(sentences[0]), name) for one in (old, tokenizer))
+            np.testing.assert_array_equal(ours, theirs)

@@ -47,9 +47,7 @@ ONLY = {
     "model.library": OnlyValue(("huggingface", "megatron"), "BERT and Megatron-BERT are told apart by their weights"),
     "model.save_model": OnlyValue((False,), "checkpoints are kept by trainer.save_top_k: delete the key"),
     "model.dataset.check_if_answer_in_context": OnlyValue((True,), "a span without the answer is always null"),
-    "model.tokenizer.tokenizer_model": OnlyValue(
-        (None,), "only WordPiece is supported: use model.tokenizer.vocab_file"
-    ),
+    "model.tokenizer.tokenizer_model": OnlyValue((None,), "give its path as model.tokenizer.vocab_file"),
     "model.tokenizer.special_tokens": OnlyValue((None,), "BERT's special tokens are in its vocabulary: delete the key"),
     "model.token_classifier.num_layers": OnlyValue((1,), "the published models have a head of one layer"),
     "model.token_classifier.num_classes": OnlyValue((2,), "a span has a start and an end"),

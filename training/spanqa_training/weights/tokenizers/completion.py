@@ -8,7 +8,7 @@ from typing import Any
 
 from spanqa.errors import TokenizerError
 from spanqa.pair_template import pair_from_document
-from spanqa.text_backend import ids_of_tokens, pad_id_of
+from spanqa.text_backend import ids_of_tokens, kind_of_model, pad_id_of
 from spanqa.vocabulary_files import BERT_TOKENS
 
 _TWO_SEPARATORS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
@@ -54,7 +54,7 @@ def _pairs(
     document: Mapping[str, Any], ids: Mapping[str, int], config: Mapping[str, Any], special_tokens: Mapping[str, str]
 ) -> dict[str, Any]:
     cls, sep = special_tokens.get("cls_token", ""), special_tokens.get("sep_token", "")
-    is_bert = document["model"]["type"] == "WordPiece" and all(token in ids for token in list(BERT_TOKENS.values())[:4])
+    is_bert = kind_of_model(document) == "WordPiece" and all(token in ids for token in list(BERT_TOKENS.values())[:4])
     if cls not in ids or sep not in ids or is_bert or pair_from_document(dict(document), pad_id=0) is not None:
         return {}
     has_types = config.get("type_vocab_size", 0) > 1
