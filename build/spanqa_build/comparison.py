@@ -42,8 +42,6 @@ FLOAT16 = Limits(max_difference=0.5, answers_changed=0.002, f1_loss=0.1)
 """float16 keeps 11 bits: logits of some tens move by some hundredths, and near ties change."""
 FLOAT16_ROUNDED = Limits(max_difference=0.5, answers_changed=0.01, f1_loss=0.5)
 """The same where every product is really rounded, as on a GPU, and on a few hundred questions."""
-INT8 = Limits(max_difference=float("inf"), answers_changed=1.0, f1_loss=0.5)
-"""Only what is answered counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,7 +163,7 @@ def test_what_the_user_gave_is_in_the_commands_and_quoted(megatron, here):
     expected = "spanqa build -m |my model;x.tlt| --target v100 --engine onnxruntime -k env:THE_KEY --data |dev $1.json|"
     assert build[build.index("spanqa") :] == [*shlex.split(expected.replace("|", "'")), "-o", "a b"]
     assert build[build.index("-e") + 1] == "THE_KEY"
-    assert serve[-2:] == ["--model-repository", "a b"]
+    assert serve[-2:] == ["--repository", "a b"]
     assert "THE_KEY" not in serve
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from spanqa.manifest import TORCH
 from spanqa_build.check import check_repository
-from spanqa_build.comparison import INT8, Comparison, Stage, table_from_stages
+from spanqa_build.comparison import Comparison, Stage, table_from_stages
 from spanqa_build.cpu_build import CpuBuild
 from spanqa_build.cpu_candidates import ENGINES as CPU_ENGINES
 from spanqa_build.cpu_candidates import PRECISIONS
 from spanqa_build.cpu_choice import PREFERENCES
-from spanqa_build.errors import BuildError
+from spanqa_build.cpu_gate import MAX_LOSS, verdict_of
+from spanqa_build.errors import BuildError, ParityError
 from spanqa_build.gpu_build import GpuBuild
 from spanqa_build.parity import Parity, run_torch
 from spanqa_build.plan import ENGINES, plan_from, table_from_plan
@@ -76,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--served",
         metavar="H:P",
         help="hold what a running server answers against the checkpoint (-m), build nothing; fails where F1 falls by"
-        f" more than {INT8.f1_loss:g} points, int8's limit, as a server does not tell its precision",
+        f" more than {MAX_LOSS:g} points and by more than chance: as a server tells no precision, int8's limit",
     )
     only.add_argument("--rollback", metavar="DIR", help="make a repository's version before the newest the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -209,7 +210,11 @@ def _served(args: argparse.Namespace, checkpoint: Checkpoint, model: SpanModel) 
     served = comparison.of_server("served", args.served)
     stages = [comparison.reference, served]
     print(json.dumps([asdict(stage) for stage in stages], indent=2) if args.json else table_from_stages(stages))
-    comparison.check(served, INT8, remedy="serve a repository that is built from this checkpoint")
+    verdict = verdict_of(comparison.paired(served))
+    if not verdict.passes:
+        raise ParityError(
+            f"served against torch: {verdict.reason}: serve a repository that is built from this checkpoint"
+        )
     return 0
 
 

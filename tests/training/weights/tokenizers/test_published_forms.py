@@ -1,5 +1,6 @@
 """Tokenizers of folders without a tokenizer.json give the ids of transformers' own classes; the rest is completed."""
 
+import importlib
 import json
 import shutil
 
@@ -28,8 +29,8 @@ def reference_of(name, folder):
         return transformers.BertTokenizer(vocab=vocabulary, do_lower_case=False)
     if name == "roberta":
         return transformers.RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    from transformers import convert_slow_tokenizer as convert
-
+    # transformers gives a function of this name for the module, once another of its modules was imported.
+    convert = importlib.import_module("transformers.convert_slow_tokenizer")
     path = folder / "sentencepiece.bpe.model"
     model = SentencePieceProcessor(model_file=str(path))
     pieces = [(model.id_to_piece(index), model.get_score(index)) for index in range(len(model))]
