@@ -285,13 +285,22 @@ def test_the_list_of_what_an_image_holds_is_valid_and_whole(tmp_path: Path) -> N
 
 LIKE_THE_IMAGE = """
 set -e
-base=$1 root=$2 repository=$3
+base=$1 root=$2 checkout=$3
+repository=$checkout/model_repository
 mount -t tmpfs -o size=512m tmpfs /dev/shm
+# /tmp is the image's own, and nobody else may enter /root: what is needed of the two stays in its place.
+mount -t tmpfs tmpfs /mnt
+number=0
+for path in "$base" "$root" "$checkout"; do
+    number=$((number + 1)); mkdir /mnt/$number; mount --bind "$path" /mnt/$number
+done
 mount -t tmpfs tmpfs /tmp
-# Python may lie in a home that nobody else may enter.
-mkdir /tmp/base && mount --bind "$base" /tmp/base
-case "$base" in /root/*) mount -t tmpfs -o mode=755 tmpfs /root; mkdir -p "$base"; mount --bind /tmp/base "$base";; esac
-mount -t tmpfs tmpfs /tmp
+mount -t tmpfs -o mode=755 tmpfs /root
+number=0
+for path in "$base" "$root" "$checkout"; do
+    number=$((number + 1))
+    case "$path" in /tmp/*|/root/*) mkdir -p "$path"; mount --bind /mnt/$number "$path";; esac
+done
 mount -o remount,ro,bind /
 mount -t proc proc /proc
 ip link set lo up
@@ -321,7 +330,7 @@ def namespaces_are_to_be_had() -> bool:
 @pytest.mark.skipif(not namespaces_are_to_be_had(), reason="namespaces of one's own need root")
 def test_the_server_runs_as_nobody_in_particular_where_nothing_can_be_written() -> None:
     """What the containers are given: a root that is read-only, /tmp, /dev/shm, no capabilities, and the user 1000."""
-    arguments = [sys.base_prefix, sys.prefix, str(ROOT / "model_repository")]
+    arguments = [sys.base_prefix, sys.prefix, str(ROOT)]
     command = ["unshare", "-m", "-p", "-f", "--kill-child", "-n", "sh", "-c", LIKE_THE_IMAGE, "sh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = done.stdout + done.stderr
