@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +54,21 @@ def listener(port: int) -> int | None:
     """
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for process in _processes() if sockets else ():
-        try:
-            for descriptor in os.listdir(process / "fd"):
-                if os.readlink(process / "fd" / descriptor) in sockets:
-                    return int(process.name)
-        except OSError:
-            continue  # ended meanwhile, or somebody else's
+        if any(target in sockets for target in _open_files(process)):
+            return int(process.name)
     return None
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """What a process has open; nothing of one that has ended meanwhile, or is somebody else's."""
+    try:
+        descriptors = os.listdir(process / "fd")
+    except OSError:
+        return
+    for descriptor in descriptors:
+        # One that is closed between the two looks hides no other; the list of our own holds the one that it is read by.
+        with suppress(OSError):
+            yield os.readlink(process / "fd" / descriptor)
 
 
 def memory(root: int) -> Memory | None:

@@ -1,5 +1,6 @@
 """Memory is that of who listens on a port, and growth is a line's."""
 
+import contextlib
 import mmap
 import os
 import socket
@@ -27,6 +28,16 @@ def test_the_listener_of_a_port_is_found(address):
         assert listener(port) is None
         listening.listen()
         assert listener(port) == os.getpid()
+
+
+def test_a_listener_is_found_whatever_its_process_closes_meanwhile():
+    """The list of a process's files is read by a file of its own, which is gone when its number comes up."""
+    with contextlib.ExitStack() as held:
+        low = held.enter_context(open(os.devnull))
+        listening = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        assert low.fileno() < listening.fileno()
+        low.close()  # the next file takes its number, which is listed before the socket's
+        assert listener(listening.getsockname()[1]) == os.getpid()
 
 
 def test_only_this_machine_is_local():
