@@ -97,6 +97,42 @@ def test_a_mistake_is_found(promtool: Callable, folder: Path, file: str, right: 
     assert told in done.stdout + done.stderr
 
 
+def scraped(labels: dict[str, str]) -> dict[str, str] | None:
+    """What the relabelling for Kubernetes makes of a target, as far as it is used there; None where it is dropped."""
+    (scrape,) = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text("utf-8"))["scrape_configs"]
+    found = {}
+    for rule in scrape["relabel_configs"]:
+        value = ";".join(labels.get(name, "") for name in rule["source_labels"])
+        action, matches = rule.get("action", "replace"), re.fullmatch(rule.get("regex", ".*"), value)
+        assert action in ("keep", "drop", "replace")
+        if (action == "keep" and not matches) or (action == "drop" and matches):
+            return None
+        if action == "replace":
+            found[rule["target_label"]] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("phase", "port", "is_scraped"),
+    [
+        ("Running", "metrics", True),
+        ("Pending", "metrics", True),  # so that one which cannot start is down
+        ("Running", "grpc", False),
+        ("Running", "", False),
+        ("Failed", "metrics", False),
+        ("Succeeded", "metrics", False),
+    ],
+)
+def test_what_is_scraped_in_kubernetes(phase: str, port: str, is_scraped: bool) -> None:
+    target = {
+        "__meta_kubernetes_pod_phase": phase,
+        "__meta_kubernetes_pod_container_port_name": port,
+        "__meta_kubernetes_namespace": "spanqa",
+        "__meta_kubernetes_pod_name": "spanqa-0",
+    }
+    assert scraped(target) == ({"namespace": "spanqa", "pod": "spanqa-0"} if is_scraped else None)
+
+
 def test_every_alert_fires_on_what_it_is_for(promtool: Callable) -> None:
     done = promtool("test", "rules", CASES)
     assert done.returncode == 0, done.stdout + done.stderr

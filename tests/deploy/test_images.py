@@ -70,7 +70,7 @@ def faults(text: str) -> Iterator[str]:
     for stage in {served, all_stages[-1]} if served.source not in names else {served}:
         if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", stage.last("USER") or ""):
             yield f"{stage.name}: it runs as {stage.last('USER')}"
-    if 'CMD ["spanqa", "health"' not in (served.last("HEALTHCHECK") or ""):
+    if 'CMD ["spanqa", "health", "--or-busy"' not in (served.last("HEALTHCHECK") or ""):
         yield "its health is not an answer"
     if json.loads(served.last("CMD") or "[]")[:2] != ["spanqa", "serve"]:
         yield "its command locks no interface"
@@ -133,7 +133,11 @@ def test_images_are_pinned_nobody_s_root_and_locked(name: str) -> None:
     [
         ("python:3.11.13-slim-bookworm", "python:slim", "python:slim@sha256:"),
         ("USER 1000:1000", "USER spanqa", "serve: it runs as spanqa"),
-        ('"health", "--timeout", "10"]', '"health"]\nHEALTHCHECK CMD ["true"]', "its health is not an answer"),
+        (
+            '"health", "--or-busy", "--timeout", "10"]',
+            '"health"]\nHEALTHCHECK CMD ["true"]',
+            "its health is not an answer",
+        ),
         ('CMD ["spanqa", "serve"', 'CMD ["tritonserver", "serve"', "its command locks no interface"),
         ("org.opencontainers.image.version", "version", "it does not say what it is"),
         ("COPY --from=packages /opt/python /opt/python", "RUN pip install spanqa", "it installs beside what was told"),

@@ -257,6 +257,8 @@ def test_commands_and_probes_know_their_options(
         parser.parse_args(command[2:])
         files = [part for part in command if part.startswith("/etc/spanqa/tls/")]
         assert bool(files) == (command[1] in ("serve", "health"))
+    # Under load, pods that leave the service or are started anew leave it to fewer.
+    assert all("--or-busy" in command for command in probes[1:])
     (secret,) = [one["secret"] for one in pod["volumes"] if "secret" in one]
     assert secret["secretName"] == "spanqa-tls"
     assert secret["defaultMode"] == 0o440
