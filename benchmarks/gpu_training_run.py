@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.run.loop import Trainer
 from spanqa_training.run.progress import Progress
 from spanqa_training.spec.files import load_spec
+from spanqa_training.spec.schema import Spec
 
 QUESTIONS = ROOT / "data" / "heldout200.json"
 TOKENIZER = ROOT / "training" / "checkpoints" / "spanqa-minilm" / "tokenizer.json"
@@ -124,49 +126,58 @@ def course_of(
         first_scale: The loss scale to begin with; torch's own where not given.
     """
     course = Course()
-    plugins: Any = []
-    scaler = None
-    if precision == "16":
-        scaler = torch.amp.GradScaler(device, **({"init_scale": first_scale} if first_scale else {}))
-        plugins = [MixedPrecision("16-mixed", device, scaler=scaler)]
-    elif precision == "bf16":
-        plugins = [MixedPrecision("bf16-mixed", device)]
-    fabric = Fabric(accelerator=device, devices=1, plugins=plugins)
-    overrides = ["trainer.seed=1", f"trainer.max_steps={steps}", "trainer.save_every_s=1e9", "training_ds.file=none"]
-    overrides += [f"training_ds.batch_size={batch}", "optim.lr=1e-4", "trainer.gradient_clip_val=1.0"]
-    overrides += [f"trainer.precision={precision}", "trainer.log_every_n_steps=1", "model.dataset.num_workers=4"]
-    spec = load_spec(None, overrides, uses={"trainer", "model", "training_ds", "optim"}, warn=lambda _: None).spec
+    fabric, scaler = _fabric(device, precision, first_scale)
+    spec = _spec(precision, batch=batch, steps=steps)
 
     def look(_module: Any, inputs: tuple[Tensor, ...]) -> None:
         if scaler:
             course.scales.append(scaler.get_scale())
         on_batch(inputs[1])
 
-    def on_check(_: Progress) -> dict[str, Any]:
-        raise _EnoughError
-
     hook = model.register_forward_pre_hook(look)
-    with tempfile.TemporaryDirectory(prefix="spanqa-gpu-training-") as folder:
-        try:
-            trainer = Trainer(
-                fabric,
-                model,
-                source,
-                source.lengths,
-                spec=spec,
-                dataset=spec.training_ds,
-                results=Path(folder),
-                quiet=True,
-            )
-            trainer.run(on_check)
-        except _EnoughError:
-            pass
-        finally:
-            hook.remove()
-        course.losses = _losses(Path(folder))
+    try:
+        course.losses = _losses_of_training(fabric, model, source, spec)
+    finally:
+        hook.remove()
     return course
 
 
-def _losses(results: Path) -> list[float]:
-    lines = (results / "train.jsonl").read_text(encoding="utf-8").splitlines()
+def _losses_of_training(fabric: Fabric, model: SpanModel, source: Source, spec: Spec) -> list[float]:
+    def on_check(_: Progress) -> dict[str, Any]:
+        raise _EnoughError
+
+    with tempfile.TemporaryDirectory(prefix="spanqa-gpu-training-") as folder:
+        results = Path(folder)
+        trainer = Trainer(
+            fabric,
+            model,
+            source,
+            source.lengths,
+            spec=spec,
+            dataset=spec.training_ds,
+            results=results,
+            quiet=True,
+        )
+        with suppress(_EnoughError):
+            trainer.run(on_check)
+        lines = (results / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return [float(json.loads(line)["loss"]) for line in lines]
+
+
+def _fabric(device: str, precision: str, first_scale: float | None) -> tuple[Fabric, Any]:
+    """One process's Fabric, and the scaler of its losses where there is one."""
+    plugins: list[Any] = []
+    scaler = None
+    if precision == "16":
+        scaler = torch.amp.GradScaler(device, **({"init_scale": first_scale} if first_scale else {}))
+        plugins = [MixedPrecision("16-mixed", device, scaler=scaler)]
+    elif precision == "bf16":
+        plugins = [MixedPrecision("bf16-mixed", device)]
+    return Fabric(accelerator=device, devices=1, plugins=plugins), scaler
+
+
+def _spec(precision: str, *, batch: int, steps: int) -> Spec:
+    overrides = ["trainer.seed=1", f"trainer.max_steps={steps}", "trainer.save_every_s=1e9", "training_ds.file=none"]
+    overrides += [f"training_ds.batch_size={batch}", "optim.lr=1e-4", "trainer.gradient_clip_val=1.0"]
+    overrides += [f"trainer.precision={precision}", "trainer.log_every_n_steps=1", "model.dataset.num_workers=4"]
+    return load_spec(None, overrides, uses={"trainer", "model", "training_ds", "optim"}, warn=lambda _: None).spec

@@ -46,12 +46,12 @@ def test_the_gpu_script_does_every_part_and_writes_what_it_found(benchmarks, tmp
 
 
 def test_a_part_that_fails_ends_no_other(benchmarks, tmp_path):
-    import gpu_training
+    import gpu_training_parts
 
-    report = gpu_training.Report(tmp_path, seconds=60)
+    report = gpu_training_parts.Report(tmp_path, seconds=60)
     report.part("bad", lambda: 1 / 0)
     report.part("good", lambda: [1])
-    late = gpu_training.Report(tmp_path / "late", seconds=-1)
+    late = gpu_training_parts.Report(tmp_path / "late", seconds=-1)
     late.part("never", lambda: 1 / 0)
     assert report.parts["bad"]["found"] == {"failed": "ZeroDivisionError: division by zero"}
     assert report.parts["good"]["found"] == [1]
@@ -60,13 +60,13 @@ def test_a_part_that_fails_ends_no_other(benchmarks, tmp_path):
 
 
 def test_the_products_of_a_step_are_counted(benchmarks):
-    import gpu_training
+    import gpu_training_parts as parts
 
     # 6 operations for each weight of the layers and each token, and the two products of the scores.
-    config, length = gpu_training.MEGATRON_345M, 384
+    config, length = parts.MEGATRON_345M, 384
     weights = config.num_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
     scores = config.num_layers * 12 * length * config.hidden_size
-    assert gpu_training.flops_per_window(config, length) == length * (6 * weights + scores)
+    assert parts.flops_per_window(config, length) == length * (6 * weights + scores)
 
 
 def test_both_loops_are_timed_over_the_same_questions(benchmarks, tiny_checkpoint, real_questions, tmp_path):
