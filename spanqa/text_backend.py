@@ -79,6 +79,8 @@ def _named(role: str, ids: Mapping[str, int]) -> str | None:
 def text_backend(serialized: str, document: Mapping[str, Any], pair: PairTemplate) -> Any:
     """Make a tokenizer of the tokenizers library for which special tokens written in a text are ordinary text.
 
+    Words that were added to the vocabulary are found as the file says.
+
     Args:
         serialized: The tokenizer.json.
         document: Its content.
@@ -90,25 +92,45 @@ def text_backend(serialized: str, document: Mapping[str, Any], pair: PairTemplat
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
+    plain = plain_tokens(document, pair)
     pre_tokenizer = document.get("pre_tokenizer") or {}
     if kind_of_model(document) == "WordPiece" and pre_tokenizer.get("type") == "BertPreTokenizer":
-        # It parts "[SEP]" at the brackets. Only tokens marked as special are ordinary text below: mark them all.
+        # It parts "[SEP]" at the brackets. Only tokens marked as special are ordinary text below: mark all but words.
         backend = Backend.from_str(serialized)
         backend.no_truncation()
         backend.no_padding()
-        added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        backend.add_special_tokens([AddedToken(token, special=True) for token in added])
+        others = [token.content for token in backend.get_added_tokens_decoder().values() if token.content not in plain]
+        backend.add_special_tokens([AddedToken(token, special=True) for token in others])
         backend.encode_special_tokens = True
         return backend
+    secret = secrets.token_hex(16)  # a name that nobody who asks can write
     kept = {key: document.get(key) for key in ("version", "normalizer", "pre_tokenizer", "decoder")}
-    return Backend.from_str(json.dumps({**kept, "added_tokens": [], "model": _model_of_text(document, pair)}))
+    model = _model_of_text(document, pair, secret)
+    # The others are there under such a name too: tokens get their ids by their order.
+    added = [
+        token if token["content"] in plain else {**token, "content": secret + token["content"]}
+        for token in (document.get("added_tokens") or () if plain else ())
+    ]
+    backend = Backend.from_str(json.dumps({**kept, "added_tokens": added, "model": model}))
+    if any(backend.token_to_id(token) != index for token, index in plain.items()):
+        raise TokenizerError("its added_tokens have other ids than the places they stand at: save the tokenizer again")
+    return backend
 
 
-def _model_of_text(document: Mapping[str, Any], pair: PairTemplate) -> dict[str, Any]:
+def plain_tokens(document: Mapping[str, Any], pair: PairTemplate) -> dict[str, int]:
+    """Give the ids of added tokens that are words: those neither marked as special nor of a special token's role."""
+    roles = {document["model"].get("unk_token"), *(token for names in _NAMES for token in names.values())}
+    return {
+        added["content"]: int(added["id"])
+        for added in document.get("added_tokens") or ()
+        if not added.get("special") and added["content"] not in roles and int(added["id"]) not in pair.ids
+    }
+
+
+def _model_of_text(document: Mapping[str, Any], pair: PairTemplate, secret: str) -> dict[str, Any]:
     """The model without its special tokens' names: unigram and WordPiece find "</s>" in a text as any other piece."""
     model = document["model"]
     special = {added["id"] for added in document.get("added_tokens") or () if added.get("special")} | pair.ids
-    secret = secrets.token_hex(16)  # a name that nobody who asks can write
     vocabulary = model["vocab"]
     if not isinstance(vocabulary, dict):
         special |= {model.get("unk_id")}

@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 
 from spanqa.errors import TokenizerError
 from spanqa.pair_template import PairTemplate, bert_pair, pair_from_document
-from spanqa.text_backend import ids_of_tokens, kind_of_model, pad_id_of, special_tokens_of, text_backend
-from spanqa.visible_offsets import continuations, visible_offsets
+from spanqa.text_backend import (
+    ids_of_tokens,
+    kind_of_model,
+    pad_id_of,
+    plain_tokens,
+    special_tokens_of,
+    text_backend,
+)
+from spanqa.visible_offsets import continuations, visible_offsets, with_marks
 from spanqa.vocabulary_files import (
     BERT_TOKENS,
     BPE_MERGES_FILE,
@@ -88,6 +95,7 @@ class Tokenizer:
             raise
         except Exception as error:  # the Rust library raises a bare Exception
             raise TokenizerError(f"not a tokenizer.json: {error}") from error
+        self._has_added_words = bool(plain_tokens(document, self.pair))
         self._serialized = serialized
         self.special_tokens = special_tokens_of(document, ids, self.pair)
         self.vocab_size = 1 + max(ids.values())
@@ -169,8 +177,9 @@ class Tokenizer:
         # Flat: numpy takes pairs one by one, at twice the time.
         chars = np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)).reshape(-1, 2)
         if self.kind == "WordPiece":
-            # Its words are those of the tokenizer, and none of its pieces holds a space.
-            return Pieces(ids=ids, chars=chars, continues=_continues(encoding.word_ids))
+            # Its words are those of the tokenizer, and none of its pieces holds a space, but for words that were added.
+            chars = visible_offsets(text, chars) if self._has_added_words else chars
+            return Pieces(ids=ids, chars=with_marks(text, chars), continues=_continues(encoding.word_ids))
         chars = visible_offsets(text, chars + np.int32(skipped), np.isin(ids, self._space_ids))
         return Pieces(ids=ids, chars=chars, continues=continuations(text, chars))
 

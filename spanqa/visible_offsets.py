@@ -86,6 +86,26 @@ def _take_in_what_was_composed(text: str, chars: NDArray[np.int32], visible: NDA
             starts[int(starts.searchsorted(starts[at], side="left")) : at + 1] = high
 
 
+def with_marks(text: str, chars: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Lengthen pieces by the marks right behind them that no piece has: accents that an uncased model takes away.
+
+    Args:
+        text: The text.
+        chars: `int32 (n_pieces, 2)`: start and end (exclusive) of each piece, in order.
+
+    Returns:
+        The same array where the text has no marks, else one of the same shape.
+    """
+    if text.isascii() or not any(map(_is_composed, set(text))):
+        return chars
+    limits = np.append(chars[1:, 0], np.int32(len(text)))[: len(chars)]
+    longer = chars.copy()
+    for at in np.flatnonzero(chars[:, 1] < limits).tolist():
+        while longer[at, 1] < limits[at] and _is_composed(text[longer[at, 1]]):
+            longer[at, 1] += 1
+    return longer
+
+
 def _is_composed(character: str) -> bool:
     """Whether a character may be part of the one before it: marks, Hangul's vowels and finals, sound marks."""
     return unicodedata.category(character)[0] == "M" or any(low <= character <= high for low, high in _PARTS)

@@ -23,6 +23,13 @@ _NORMALIZATION = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 """Keys of tokenizer_config.json -> arguments of BertNormalizer, whose defaults are BERT's."""
+_ANY_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
+_WORD_PIECE_CLASSES = (
+    *(f"{name}Tokenizer" for name in ("Bert", "ConvBert", "DistilBert", "Electra", "MobileBert", "MPNet", "Splinter")),
+    *_ANY_CLASS,
+)
+_BYTE_LEVEL_CLASSES = (*(f"{name}Tokenizer" for name in ("Bart", "GPT2", "Longformer", "Roberta")), *_ANY_CLASS)
+"""tokenizer_class of tokenizer_config.json, with or without "Fast": those that cut words as is assumed here."""
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -60,6 +67,16 @@ def special_tokens_beside(folder: Path) -> dict[str, str]:
     return said
 
 
+def _check_class(config: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse a vocabulary whose words are cut by rules that stand in no file: BertJapaneseTokenizer's, Herbert's."""
+    name = config.get("tokenizer_class")
+    if isinstance(name, str) and name.removesuffix("Fast") not in known:
+        raise TokenizerError(
+            f"{TOKENIZER_CONFIG_FILE} beside it names the tokenizer_class {name}, which may cut words in a way of its"
+            f" own: only {', '.join(known)} are known: give the model's tokenizer.json"
+        )
+
+
 def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | None = None) -> str:
     """Make a tokenizer.json from a WordPiece vocabulary, one piece a line.
 
@@ -69,12 +86,13 @@ def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | N
         do_lower_case: Whether text is lower-cased, in place of what they say.
 
     Raises:
-        TokenizerError: If it is no such vocabulary, or a file beside it cannot be read.
+        TokenizerError: If it is no such vocabulary or one of another tokenizer's, or a file beside it cannot be read.
     """
     from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
     config = read_json_file(path.with_name(TOKENIZER_CONFIG_FILE))
+    _check_class(config, _WORD_PIECE_CLASSES)
     said = {ours: bool(config[key]) for key, ours in _NORMALIZATION.items() if config.get(key) is not None}
     if do_lower_case is not None:
         said["lowercase"] = do_lower_case
@@ -103,12 +121,13 @@ def tokenizer_json_from_bpe(folder: Path) -> str:
         folder: Holds both, and may hold tokenizer_config.json and special_tokens_map.json.
 
     Raises:
-        TokenizerError: If one of the files cannot be read, or lacks a special token.
+        TokenizerError: If one of the files cannot be read or lacks a special token, or their bytes are no bytes.
     """
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
     config = read_json_file(folder / TOKENIZER_CONFIG_FILE)
+    _check_class(config, _BYTE_LEVEL_CLASSES)
     tokens = {**ROBERTA_TOKENS, **special_tokens_beside(folder)}
     prefix = bool(config.get("add_prefix_space", False))
     try:
@@ -116,6 +135,11 @@ def tokenizer_json_from_bpe(folder: Path) -> str:
         backend = Backend(models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix=""))
     except Exception as error:  # the Rust library raises a bare Exception
         raise TokenizerError(f"with {BPE_MERGES_FILE} it is no byte-level BPE: {error}") from error
+    if 10 * sum(token.endswith("</w>") for token in vocabulary) > len(vocabulary):
+        raise TokenizerError(
+            "its pieces end words with </w>: they are of characters, not of bytes as RoBERTa's: give the model's "
+            "tokenizer.json"
+        )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend.decoder = decoders.ByteLevel()
     _add_roberta_pairs(backend, tokens, trim_offsets=bool(config.get("trim_offsets", True)), add_prefix_space=prefix)

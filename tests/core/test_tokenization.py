@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spanqa.errors import TokenizerError
 from spanqa.tokenization import Tokenizer, load_tokenizer
+from spanqa.vocabulary_files import tokenizer_json_from_vocab_txt
 
 TEXTS = [
     "The bridge stands near the old RIVER station.",
@@ -87,6 +89,52 @@ def test_an_added_token_that_is_not_marked_special_is_ordinary_text_too(folder, 
 
     ids = changed(folder, unmark).pieces("the [SEP] cat").ids.tolist()
     assert tokenizer.sep_id not in ids
+
+
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+
+
+def test_a_word_that_was_added_to_the_vocabulary_is_one_piece(folder, tokenizer):
+    first = tokenizer.vocab_size
+
+    def add(document):
+        document["added_tokens"] += [
+            {**ADDED, "id": first, "content": "<ours>", "special": True},
+            {**ADDED, "id": first + 1, "content": "RX-7", "lstrip": True},
+        ]
+
+    added = changed(folder, add)
+    pieces = added.pieces("the RX-7 <ours> [SEP]")
+    assert pieces.ids[1] == first + 1
+    assert pieces.chars[1].tolist() == [4, 8]
+    assert not {first, tokenizer.sep_id} & set(pieces.ids.tolist())
+    assert_same_pieces(added, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cafe\u0301 x", ["cafe\u0301", "x"]),
+        ("e\u0301te\u0301", ["e\u0301t", "e\u0301"]),
+        ("שָׁלוֹם", ["שָׁ", "ל", "וֹ", "ם"]),
+        ("\u0301 a", ["a"]),
+    ],
+)
+def test_a_mark_that_the_normaliser_takes_away_stays_with_its_letter(text, words):
+    letters = ["cafe", "x", "et", "##e", *"שa", "##ל", "##ו", "##ם"]
+    made = tokenizer_json_from_vocab_txt(Path("vocab.txt"), "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters]))
+    chars = Tokenizer(made).pieces(text).chars
+    assert [text[start:end] for start, end in chars.tolist()] == words
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "HerbertTokenizerFast"])
+def test_a_vocabulary_whose_words_are_cut_by_rules_of_their_own_is_refused(tmp_path, vocabulary_file, name):
+    (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizerFast"}))
+    load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    with pytest.raises(TokenizerError, match=f"names the tokenizer_class {name}, .*: give the model's tokenizer.json"):
+        load_tokenizer(tmp_path)
 
 
 def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder, tokenizer):

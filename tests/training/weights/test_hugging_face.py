@@ -339,8 +339,9 @@ def test_missing_and_damaged_weights_are_named(tmp_path):
     with pytest.raises(ImportWeightsError, match=r"holds no weights: .*model\.safetensors or pytorch_model\.bin"):
         import_model(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
-    with pytest.raises(ImportWeightsError, match=r"pytorch_model\.bin: is damaged"):
+    with pytest.raises(ImportWeightsError, match=r"pytorch_model\.bin: is damaged") as raised:
         import_model(tmp_path)
+    assert str(raised.value).count("pytorch_model.bin") == 1
 
 
 @pytest.mark.parametrize(

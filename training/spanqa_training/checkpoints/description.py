@@ -68,7 +68,7 @@ class Checkpoint:
         if vocab_size > self.encoder.vocab_size:
             raise CheckpointError(
                 f"the tokenizer has {vocab_size} tokens and the model's word embedding only {self.encoder.vocab_size}:"
-                " they do not belong together"
+                " they do not belong together: give the tokenizer that the weights were trained with"
             )
         if not math.isfinite(self.no_answer_threshold):
             raise CheckpointError(f"no_answer_threshold is {self.no_answer_threshold}: give a finite number")

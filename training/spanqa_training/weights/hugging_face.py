@@ -117,8 +117,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
+    saved = read_torch_file(path)
     with naming(path):
-        return tensors_only(read_torch_file(path))
+        return tensors_only(saved)
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer as Backend
 
 from spanqa.errors import TokenizerError
 from spanqa.tokenization import Tokenizer, load_tokenizer
@@ -111,6 +112,29 @@ def test_bpe_without_special_tokens_asks_for_their_names(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     with pytest.raises(TokenizerError, match=r"lacks <s>, </s>, <pad>: name the tokens .* special_tokens_map\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_bpe_of_characters_is_not_taken_for_one_of_bytes(tmp_path):
+    """As HerBERT's, which is published in files of the same names."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "a", "b</w>", "ab</w>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    with pytest.raises(TokenizerError, match=r"vocab\.json: its pieces end words with </w>: they are of characters"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "albert", "deberta-v2"])
+def test_words_that_were_added_have_the_ids_of_the_library(tokenizers_of_families, name):
+    backend = Backend.from_str(tokenizers_of_families[name].serialized)
+    backend.add_special_tokens(["<ours>"])
+    backend.add_tokens(["RX-7", "<num>"])
+    text = "RX-7 has <num> wheels, RX-7"
+    told = Tokenizer(backend.to_str())
+    pieces = told.pieces(text)
+    assert pieces.ids.tolist() == backend.encode(text, add_special_tokens=False).ids
+    assert {text[start:end] for start, end in pieces.chars.tolist()} >= {"RX-7", "<num>"}
+    hidden = {backend.token_to_id("<ours>"), *told.pair.ids}
+    assert not hidden & set(told.pieces("<ours> </s> [SEP]").ids.tolist())
 
 
 @pytest.fixture
