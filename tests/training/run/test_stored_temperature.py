@@ -43,8 +43,12 @@ def test_what_training_stores_is_what_evaluation_fits_and_so_is_it_with_two_proc
     assert fitted.no_answer_threshold == pytest.approx(stored.no_answer_threshold, abs=1e-4)
 
 
-def test_few_questions_fit_no_temperature(train, tmp_path, tools):
+def test_few_questions_fit_no_temperature(train, tmp_path, tools, twenty_questions, capsys):
     assert main(train(tmp_path / "run", "trainer.max_steps=1")) == 0
     stored, _ = tools.trained(tmp_path / "run")
     assert stored.temperature == 1.0
     assert "temperature" not in stored.metrics["validation"]
+    model = tmp_path / "run" / "checkpoints" / "trained-model.tlt"
+    assert main(["evaluate", "-m", str(model), "--fit-temperature", "--quiet", str(twenty_questions)]) == 2
+    assert "--fit-temperature: 20 questions are too few: give at least 100" in capsys.readouterr().err
+    assert tools.trained(tmp_path / "run")[0].temperature == 1.0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from spanqa.errors import TokenizerError
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
 from spanqa_training.errors import CheckpointError, ImportWeightsError, SpecError
@@ -87,6 +88,15 @@ def test_a_configuration_may_be_of_any_family_and_its_positions_begin_after_the_
     assert model.embeddings.position.num_embeddings == 400 == checkpoint.encoder.max_positions + 1
     with pytest.raises(ImportWeightsError, match="pads with id 0, and the positions of the weights begin after id 1"):
         base(config_of(model_type="roberta", pad_token_id=1), given)
+
+
+@pytest.mark.parametrize("named", ["sentencepiece.bpe.model", ""])
+def test_a_model_from_scratch_may_have_a_sentencepiece_model(base, tokenizer_folders, tokenizers_of_families, named):
+    given = f"model.tokenizer.vocab_file={tokenizer_folders['xlm-roberta'] / named}"
+    checkpoint, _ = base(config_of(model_type="xlm-roberta", type_vocab_size=1, max_position_embeddings=400), given)
+    assert checkpoint.tokenizer().sha256 == tokenizers_of_families["xlm-roberta"].sha256
+    with pytest.raises(TokenizerError, match=r"how a SentencePiece model is used is known of .*, not of 'bert'"):
+        base(config_of(), given)
 
 
 def test_a_configuration_file_has_precedence_over_one_written_out(base, vocabulary, tmp_path):

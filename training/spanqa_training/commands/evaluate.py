@@ -98,7 +98,7 @@ def _offline(args: argparse.Namespace) -> int:
     from spanqa_training.checkpoints.model_card import card_from_evaluation
     from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
     from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
-    from spanqa_training.inference.temperature import tempered_from_evaluation
+    from spanqa_training.inference.temperature import LEAST_TO_TEMPER, tempered_from_evaluation
     from spanqa_training.weights.model_sources import open_model, restored_path
 
     request, files = _request(args)
@@ -112,6 +112,8 @@ def _offline(args: argparse.Namespace) -> int:
     places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
     settings = decode_settings(checkpoint, spec)
     examples = read_datasets(files, num_samples=spec.test_ds.num_samples)
+    if args.fit_temperature and len(examples) < LEAST_TO_TEMPER:
+        raise SpecError(f"--fit-temperature: {len(examples)} questions are too few: give at least {LEAST_TO_TEMPER}")
     check_report_inputs(args, examples, list(files))
     evaluation = evaluate(
         network_from_model(model, *places),

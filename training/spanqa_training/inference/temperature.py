@@ -14,6 +14,9 @@ from spanqa_client.metrics import gold_from_examples, raw_scores
 from spanqa_client.reports.calibration import Tempered, fitted_temperature
 from spanqa_training.inference.evaluation import Evaluation
 
+LEAST_TO_TEMPER = 100
+"""Questions: a temperature that is fitted on half of fewer says more about them than about the model."""
+
 
 def tempered_from_evaluation(evaluation: Evaluation, settings: DecodeSettings) -> Tempered | None:
     """Fit T so that the best span's score says how often it is right.

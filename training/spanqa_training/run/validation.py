@@ -18,13 +18,11 @@ from spanqa_training.checkpoints.keys import Key
 from spanqa_training.console import tell
 from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
 from spanqa_training.inference.evaluation import Evaluation, Logits, evaluate, network_from_model
-from spanqa_training.inference.temperature import tempered_from_evaluation
+from spanqa_training.inference.temperature import LEAST_TO_TEMPER, tempered_from_evaluation
 from spanqa_training.model import SpanModel
 from spanqa_training.run.progress import Progress
 from spanqa_training.spec.schema import Spec
 
-LEAST_TO_TEMPER = 100
-"""Questions: a temperature that is fitted on half of fewer says more about them than about the model."""
 Inputs = tuple[Windows, Logits]
 
 

@@ -24,6 +24,7 @@ from spanqa_training.spec.schema import Spec
 from spanqa_training.weights.hub import folder_of_name
 from spanqa_training.weights.import_types import check_padding, windows_within
 from spanqa_training.weights.recognition import ImportOptions, encoder_config_from_hugging_face, import_model
+from spanqa_training.weights.tokenizers.unigram import sentencepiece_file_at, tokenizer_json_from_sentencepiece
 
 Warn = Callable[[str], None]
 _FRESH = "fresh"
@@ -180,9 +181,15 @@ def _random_model(
 ) -> tuple[Checkpoint, SpanModel]:
     if vocabulary is None:
         raise SpecError("a model from scratch needs a vocabulary: give model.tokenizer.vocab_file")
-    tokenizer = load_tokenizer(vocabulary, do_lower_case=lower)
+    config = {"model_type": "bert", **config}
+    model = sentencepiece_file_at(vocabulary)
+    tokenizer = (
+        Tokenizer(tokenizer_json_from_sentencepiece(model, config))
+        if model
+        else load_tokenizer(vocabulary, do_lower_case=lower)
+    )
     sizes = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
-    encoder = encoder_config_from_hugging_face({"model_type": "bert", **sizes, **config})
+    encoder = encoder_config_from_hugging_face({**sizes, **config})
     check_padding(encoder, tokenizer)
     torch.manual_seed(seed)
     checkpoint = Checkpoint(
