@@ -30,6 +30,7 @@ _CHUNK_CHARS = 1_000_000
 _SETTLED_IN_CHUNK = 5_000
 _TRIES = 3
 _CHUNKS_OF_ACTOR = 4
+"""On their way to one actor or waiting there: those go with it where a chunk kills it each time it is tried."""
 _LOST = "the actors that were to answer it died each time: is there enough memory?"
 
 
@@ -77,7 +78,7 @@ def _answered(task: Task, plan: Plan, n_workers: int) -> Dataset:
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Read a second time, chunks would leave out what is answered meanwhile, and be others than those on their way.
         chunks = ray.data.read_datasource(
-            _Chunks(task), num_cpus=0, override_num_blocks=1, ray_remote_args={"max_retries": 0}
+            _Chunks(task, n_workers), num_cpus=0, override_num_blocks=1, ray_remote_args={"max_retries": 0}
         )
         return chunks.map_batches(
             Answering,
@@ -132,9 +133,11 @@ class Answering:
 class _Chunks(Datasource):
     """Reads a task's rows on the machine that has its files, no further ahead than they are taken."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, n_workers: int) -> None:
         super().__init__()
         self._task = task
+        # The end must come through though the last rows kill an actor each, with all that waits for it.
+        self._n_ends = n_workers * (_CHUNKS_OF_ACTOR - 1) + 1
 
     def get_read_tasks(
         self,
@@ -143,9 +146,9 @@ class _Chunks(Datasource):
         data_context: DataContext | None = None,  # noqa: ARG002
     ) -> list[ReadTask]:
         """Read in one task, whatever is wanted, since ids are compared over all inputs."""
-        task = self._task
+        task, n_ends = self._task, self._n_ends
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(lambda: (_table([chunk]) for chunk in _chunks(task.items())), unknown)]
+        return [ReadTask(lambda: (_table([chunk]) for chunk in _chunks(task.items(), n_ends)), unknown)]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Say that nobody knows."""
@@ -157,8 +160,8 @@ class _Chunks(Datasource):
         return False
 
 
-def _chunks(items: Iterable[Row | Settled]) -> Iterator[dict[str, Any]]:
-    """Rows, and beside them those that are settled already; the last chunk, with none, says how many there are."""
+def _chunks(items: Iterable[Row | Settled], n_ends: int) -> Iterator[dict[str, Any]]:
+    """Rows, and beside them those that are settled already; the last chunks, with none, say how many there are."""
     rows: list[tuple[Any, ...]] = []
     settled: list[tuple[Any, ...]] = []
     n_chars = n_rows = 0
@@ -173,7 +176,8 @@ def _chunks(items: Iterable[Row | Settled]) -> Iterator[dict[str, Any]]:
             yield {"rows": rows, "settled": settled}
             rows, settled, n_chars = [], [], 0
     yield {"rows": rows, "settled": settled}
-    yield {"rows": [], "settled": [], "n_rows": n_rows}
+    for _ in range(n_ends):
+        yield {"rows": [], "settled": [], "n_rows": n_rows}
 
 
 def _values(settled: Settled) -> tuple[Any, ...]:
