@@ -169,6 +169,16 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return rows.get(file, file)
 
+        def remove_node(self, node):
+            """A test that ended its process is not run again, which would end the next one."""
+            units = self.assigned_work[node].values()
+            left = ((unit, test) for unit in units for test, is_done in unit.items() if not is_done)
+            for unit, test in left:
+                unit[test] = True
+                super().remove_node(node)
+                return test
+            return super().remove_node(node)
+
     return ByServer(config, log)
 
 

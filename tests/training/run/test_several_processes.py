@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from spanqa.cli import main
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
+from spanqa_training.run.loop import Trainer
+from spanqa_training.run.resume import Keeper
 
 SPEC = """\
 trainer: {max_epochs: 1, seed: 1, precision: 32, save_top_k: 0, save_every_s: 0}
@@ -48,7 +51,7 @@ def started_soon(forked):
 
 @pytest.fixture(scope="module")
 def uninterrupted(command, tiny_checkpoint, tmp_path_factory):
-    """The results of a run of two processes; long enough for a signal to come in its midst."""
+    """The results of a run of two processes."""
     results = tmp_path_factory.mktemp("whole")
     assert main(command(tiny_checkpoint, results, *EPOCHS)) == 0
     return results
@@ -56,6 +59,29 @@ def uninterrupted(command, tiny_checkpoint, tmp_path_factory):
 
 def trained(results):
     return load_checkpoint(results / "checkpoints" / "trained-model.tlt")
+
+
+def interrupted_at_its_first_state(arguments, said):
+    """The command in a process of its own, which is sent a signal once its first state is saved."""
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    command, start, save, stop = os.getpid(), torch.multiprocessing.start_processes, Keeper.save, Trainer.stop
+    told = threading.Event()
+
+    def saving(self, cursor):
+        save(self, cursor)
+        if self.fabric.global_rank == 0 and not told.is_set():
+            os.kill(command, signal.SIGTERM)
+            assert told.wait(60), "the command passed no signal on"
+
+    def stopping(self):
+        told.set()
+        stop(self)
+
+    Keeper.save, Trainer.stop = saving, stopping
+    torch.multiprocessing.start_processes = lambda *some, **more: start(*some, **{**more, "start_method": "fork"})
+    sys.exit(main(arguments))
 
 
 def largest_difference(one, other):
@@ -77,29 +103,17 @@ def test_two_processes_end_with_the_model_of_one_with_batches_twice_as_large(com
 
 
 def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(
-    command, tmp_path, tiny_checkpoint, uninterrupted, capfd
+    command, tmp_path, tiny_checkpoint, uninterrupted, forked
 ):
     """With dropout: every process's own generator is restored."""
-    arguments = command(tiny_checkpoint, tmp_path / "cut", *EPOCHS)
-    state = tmp_path / "cut" / "state" / "state.pt"
-    ended = threading.Event()
-
-    def interrupt():
-        while not ended.wait(0.01):
-            if state.exists():
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    interrupting = threading.Thread(target=interrupt)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes too late is no end of the tests
-    interrupting.start()
-    try:
-        assert main(arguments) == 130
-    finally:
-        ended.set()
-        interrupting.join()
-        signal.signal(signal.SIGTERM, before)
-    assert "Traceback" not in capfd.readouterr().err
+    arguments, said = command(tiny_checkpoint, tmp_path / "cut", *EPOCHS), tmp_path / "said"
+    # A process of its own: the signal goes to the whole command, as a user's does, and not to the tests.
+    process = forked.Process(target=interrupted_at_its_first_state, args=(arguments, said))
+    process.start()
+    process.join()
+    assert process.exitcode == 130, said.read_text()
+    assert "the same command resumes" in said.read_text()
+    assert "Traceback" not in said.read_text()
     assert main(arguments) == 0
     assert largest_difference(trained(uninterrupted)[1], trained(tmp_path / "cut")[1]) == 0
 
