@@ -94,8 +94,8 @@ class FatalAsker:
             time.sleep(600)
         return self._asker.ask(rows)
 """
-"""A plan whose actors begin when there are two, die at the question "fatal", and never come back from "endless" the first
-time; a module that they can import."""
+"""A plan whose actors begin when there are two, die at the question "fatal", and at "endless" stay where they are,
+once; a module that they can import."""
 SCRIPT = """
 import sys
 from contextlib import contextmanager
