@@ -163,6 +163,8 @@ def test_a_run_ends_early_where_the_held_out_text_is_read_no_better(adapt, tmp_p
     assert "val_loss has not fallen below the" in log[-1]["stopped_early"]
     assert main(adapt(tmp_path / "other", *options, "trainer.early_stopping_metric=f1")) == 2
     assert "trainer.early_stopping_metric: must be val_loss for adapt, got 'f1'" in capsys.readouterr().err
+    assert main(adapt(tmp_path / "none", *options, "--held-out", "0")) == 2
+    assert "trainer.early_stopping_patience: needs held-out texts" in capsys.readouterr().err
 
 
 def test_several_machines_are_refused(adapt, tmp_path, capsys):

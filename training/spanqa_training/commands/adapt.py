@@ -77,6 +77,7 @@ def _run_from_request(request: Request, *, held_out_share: float, quiet: bool) -
     from spanqa_training.adaptation.vocabulary_report import VocabularyReport, report_lines
     from spanqa_training.checkpoints.checkpoint import check_target
     from spanqa_training.commands.prepare import checked_name, fingerprint_of_weights, note_precision
+    from spanqa_training.errors import SpecError
     from spanqa_training.run.training_run import CHECKPOINTS
 
     spec = request.spec
@@ -105,6 +106,9 @@ def _run_from_request(request: Request, *, held_out_share: float, quiet: bool) -
         f"{counts.n_held_out_documents:,} texts held out"
     )
     if not counts.n_held_out_sequences:
+        if spec.trainer.early_stopping_patience:
+            what = "needs held-out texts, which decide when to stop: give validation_ds.file, or --held-out above 0"
+            raise SpecError(f"trainer.early_stopping_patience: {what}")
         note("nothing is held out, so nothing is measured: give validation_ds.file, or several texts and --held-out")
     return AdaptationRun(
         spec=spec,

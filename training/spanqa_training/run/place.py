@@ -92,7 +92,9 @@ def check_nodes(trainer: TrainerSpec, place: Place | None) -> None:
         return
     if asked not in (None, place.n_nodes):
         raise RunError(f"trainer.num_nodes is {asked}, and torchrun started {place.n_nodes}: give {place.n_nodes}")
-    if trainer.gpus and trainer.gpus != place.local_world_size:
+    started = place.local_world_size
+    if trainer.gpus and trainer.gpus != started:
         raise RunError(
-            f"-g {trainer.gpus}, and torchrun started {place.local_world_size} processes on each node: leave -g out"
+            f"trainer.gpus (-g) is {trainer.gpus}, and torchrun started {started} processes on each node: give "
+            f"{started}, or leave it out"
         )
