@@ -314,7 +314,7 @@ exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs --bounding-
         touch "$0/written" /written 2>/dev/null && exit 9
         spanqa check-repository "$0" >/dev/null || exit 8
         spanqa serve --repository "$0" --host 0.0.0.0 >/tmp/said 2>&1 &
-        until grep -q ^ready /tmp/said; do kill -0 $! || break; sleep 0.1; done
+        until grep -qs ^ready /tmp/said; do kill -0 $! || break; sleep 0.1; done
         spanqa health --timeout 30
         cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" >/tmp/told
         echo "seen $(grep -c -- --http-restricted-api= /tmp/told), secrets $(grep -cE "spanqa=[0-9a-f]{32}" /tmp/told)"
