@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ ROLES = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 """What a special token is for: the keys of special_tokens_map.json."""
 BERT_TOKENS = dict(zip(ROLES, ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"), strict=True))
 ROBERTA_TOKENS = dict(zip(ROLES, ("<s>", "</s>", "<pad>", "<unk>", "<mask>"), strict=True))
-_NORMALIZATION = {
+NORMALIZATION = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 """Keys of tokenizer_config.json -> arguments of BertNormalizer, whose defaults are BERT's."""
 _ANY_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
-_WORD_PIECE_CLASSES = (
-    *(f"{name}Tokenizer" for name in ("Bert", "ConvBert", "DistilBert", "Electra", "MobileBert", "MPNet", "Splinter")),
-    *_ANY_CLASS,
+BERT_CLASSES = tuple(
+    f"{name}Tokenizer" for name in ("Bert", "ConvBert", "DistilBert", "Electra", "MobileBert", "MPNet", "Splinter")
 )
+_WORD_PIECE_CLASSES = (*BERT_CLASSES, *_ANY_CLASS)
 _BYTE_LEVEL_CLASSES = (*(f"{name}Tokenizer" for name in ("Bart", "GPT2", "Longformer", "Roberta")), *_ANY_CLASS)
 """tokenizer_class of tokenizer_config.json, with or without "Fast": those that cut words as is assumed here."""
 
@@ -67,10 +68,15 @@ def special_tokens_beside(folder: Path) -> dict[str, str]:
     return said
 
 
+def is_of_class(config: Mapping[str, Any], known: tuple[str, ...]) -> bool:
+    """Whether a tokenizer_config.json names one of some classes, with or without "Fast"."""
+    return str(config.get("tokenizer_class", "")).removesuffix("Fast") in known
+
+
 def _check_class(config: dict[str, Any], known: tuple[str, ...]) -> None:
     """Refuse a vocabulary whose words are cut by rules that stand in no file: BertJapaneseTokenizer's, Herbert's."""
     name = config.get("tokenizer_class")
-    if isinstance(name, str) and name.removesuffix("Fast") not in known:
+    if isinstance(name, str) and not is_of_class(config, known):
         raise TokenizerError(
             f"{TOKENIZER_CONFIG_FILE} beside it names the tokenizer_class {name}, which may cut words in a way of its"
             f" own: only {', '.join(known)} are known: give the model's tokenizer.json"
@@ -93,7 +99,7 @@ def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | N
 
     config = read_json_file(path.with_name(TOKENIZER_CONFIG_FILE))
     _check_class(config, _WORD_PIECE_CLASSES)
-    said = {ours: bool(config[key]) for key, ours in _NORMALIZATION.items() if config.get(key) is not None}
+    said = {ours: bool(config[key]) for key, ours in NORMALIZATION.items() if config.get(key) is not None}
     if do_lower_case is not None:
         said["lowercase"] = do_lower_case
     vocabulary = {token: index for index, token in enumerate(text.split("\n")) if token}

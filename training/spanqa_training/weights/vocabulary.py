@@ -9,7 +9,13 @@ from typing import Any
 
 from spanqa.errors import TokenizerError
 from spanqa.tokenization import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer, load_tokenizer
-from spanqa.vocabulary_files import BPE_MERGES_FILE, BPE_VOCABULARY_FILE, special_tokens_beside
+from spanqa.vocabulary_files import (
+    BPE_MERGES_FILE,
+    BPE_VOCABULARY_FILE,
+    TOKENIZER_CONFIG_FILE,
+    read_json_file,
+    special_tokens_beside,
+)
 from spanqa_training.errors import ImportWeightsError
 from spanqa_training.weights.import_types import ImportOptions
 from spanqa_training.weights.tokenizers.completion import completed_tokenizer_json
@@ -96,7 +102,8 @@ def rows_without_padding(n_rows: int, tokenizer: Tokenizer) -> int:
 def _completed(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     try:
         serialized = path.read_text(encoding="utf-8")
-        return Tokenizer(completed_tokenizer_json(serialized, config, special_tokens_beside(path.parent)))
+        said = read_json_file(path.with_name(TOKENIZER_CONFIG_FILE))
+        return Tokenizer(completed_tokenizer_json(serialized, config, special_tokens_beside(path.parent), said))
     except (OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path}: cannot be read as a tokenizer: {error}") from error
     except TokenizerError as error:

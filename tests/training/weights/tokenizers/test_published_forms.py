@@ -163,6 +163,23 @@ def test_the_model_s_configuration_completes_it(bare_bpe, config, between, conte
     assert pair.context_type == context_type
 
 
+@pytest.mark.parametrize(("name", "keeps_case"), [("BertTokenizerFast", True), ("PreTrainedTokenizerFast", False)])
+def test_tokenizer_config_decides_over_bert_s_normaliser_as_in_transformers(
+    tokenizers_of_families, tmp_path, name, keeps_case
+):
+    import transformers
+
+    document = json.loads(tokenizers_of_families["bert"].serialized)
+    document["normalizer"]["lowercase"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "do_lower_case": False}))
+    ours = load_vocabulary(ImportOptions(), [tmp_path], config={"model_type": "bert"})
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.lower_cases != keeps_case
+    assert ours.pieces("The Tower").ids.tolist() == theirs("The Tower", add_special_tokens=False)["input_ids"]
+
+
 def test_the_padding_is_completed_from_the_configuration(bare_bpe):
     document = json.loads(json.dumps(bare_bpe).replace("<pad>", "<gap>"))
     said = {"cls_token": "<s>", "sep_token": "</s>"}

@@ -1,4 +1,4 @@
-"""What a tokenizer.json leaves to the files beside it: which token pads, and what stands around a pair."""
+"""What a tokenizer.json leaves to the files beside it: which token pads, what stands around a pair, and BERT's case."""
 
 from __future__ import annotations
 
@@ -9,30 +9,44 @@ from typing import Any
 from spanqa.errors import TokenizerError
 from spanqa.pair_template import pair_from_document
 from spanqa.text_backend import ids_of_tokens, kind_of_model, pad_id_of
-from spanqa.vocabulary_files import BERT_TOKENS
+from spanqa.vocabulary_files import BERT_CLASSES, BERT_TOKENS, NORMALIZATION, is_of_class
 
 _TWO_SEPARATORS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """model_type of models that read <s> question </s></s> context </s>; the others read one separator."""
 
 
-def completed_tokenizer_json(serialized: str, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> str:
-    """Write into a tokenizer.json what only the files beside it say.
+def completed_tokenizer_json(
+    serialized: str, config: Mapping[str, Any], special_tokens: Mapping[str, str], said: Mapping[str, Any] | None = None
+) -> str:
+    """Write into a tokenizer.json what only the files beside it say, or what they say with precedence.
 
     Args:
         serialized: The content of the tokenizer.json.
         config: The network's config.json.
         special_tokens: Roles as in special_tokens_map.json -> tokens.
+        said: The tokenizer_config.json.
 
     Returns:
-        The same text where nothing is missing, or where nothing beside it says what is.
+        The same text where nothing is missing or contradicted, or where nothing beside it says what is.
     """
     try:
         document = json.loads(serialized)
         ids = ids_of_tokens(document)
         changes = {**_padding(document, ids, config, special_tokens), **_pairs(document, ids, config, special_tokens)}
+        changes |= _normalizer(document, said or {})
     except (ValueError, KeyError, TypeError, AttributeError, TokenizerError):
         return serialized  # whoever loads it says what is wrong
     return json.dumps({**document, **changes}, ensure_ascii=False) if changes else serialized
+
+
+def _normalizer(document: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """BERT's normaliser as tokenizer_config.json has it: transformers' classes of that tokenizer believe it."""
+    normalizer = document.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer" or not is_of_class(said, BERT_CLASSES):
+        return {}
+    told = {ours: said[key] for key, ours in NORMALIZATION.items() if isinstance(said.get(key), bool)}
+    changed = {**normalizer, **told}
+    return {"normalizer": changed} if changed != normalizer else {}
 
 
 def _padding(
