@@ -178,6 +178,18 @@ def test_inference_stops_at_an_id_that_another_file_has_and_writes_nothing(tiny_
     assert not list((tmp_path / "out").glob("*predict*"))
 
 
+@pytest.mark.parametrize("asked", ["max_seq_length=200", "max_answer_length=7", "word_boundaries=true"])
+def test_what_is_fitted_is_fitted_under_the_model_s_own_settings(
+    tiny_checkpoint, fifty_questions, tmp_path, capsys, asked
+):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    arguments = ["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--fit-threshold"]
+    assert main([*arguments, f"model.dataset.{asked}"]) == 2
+    assert "model.dataset asks for other windows or answers than that model's own" in capsys.readouterr().err
+    assert load_checkpoint(folder)[0] == load_checkpoint(tiny_checkpoint)[0]
+
+
 def test_a_report_judges_the_temperature_on_articles_that_it_was_not_fitted_on(
     tiny_checkpoint, real_questions, root, tmp_path, capsys
 ):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from spanqa_training.checkpoints.checkpoint import Checkpoint
     from spanqa_training.inference.evaluation import Evaluation
     from spanqa_training.model import SpanModel
+    from spanqa_training.spec.schema import Spec
 
 REPORT_FILE = "evaluation.json"
 EXIT_SOME_FAILED = 1
@@ -94,7 +95,6 @@ def _served(args: argparse.Namespace) -> int:
 def _offline(args: argparse.Namespace) -> int:
     from spanqa.datasets import read_datasets
     from spanqa.windows import WindowMaker
-    from spanqa_training.checkpoints.checkpoint import is_checkpoint
     from spanqa_training.checkpoints.model_card import card_from_evaluation
     from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
     from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
@@ -105,9 +105,7 @@ def _offline(args: argparse.Namespace) -> int:
     spec = request.spec
     path = restored_path(spec, request.results)
     checkpoint, model = open_model(path, key=request.key)
-    for option, is_given in (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature)):
-        if is_given and not is_checkpoint(path):
-            raise SpecError(f"{option}: {path} is no checkpoint to store it in: take it over with spanqa import")
+    _check_fits(args, path, checkpoint, spec)
     checkpoint = dataclasses.replace(checkpoint, windows=spec.window_settings(checkpoint.windows))
     places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
     settings = decode_settings(checkpoint, spec)
@@ -147,6 +145,23 @@ def _offline(args: argparse.Namespace) -> int:
         fitted = _fitted(args, checkpoint, report["best_threshold"]["threshold"], tempered, files)
         _store(checkpoint, fitted, model, path, request)
     return 0
+
+
+def _check_fits(args: argparse.Namespace, path: Path, checkpoint: Checkpoint, spec: Spec) -> None:
+    """Refuse to store in a model what cannot be stored, or does not hold for it."""
+    from spanqa_training.checkpoints.checkpoint import is_checkpoint
+    from spanqa_training.inference.decode_settings import decode_settings
+
+    is_own = spec.window_settings(checkpoint.windows) == checkpoint.windows
+    is_own = is_own and decode_settings(checkpoint, spec) == decode_settings(checkpoint)
+    for option, is_given in (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature)):
+        if is_given and not is_checkpoint(path):
+            raise SpecError(f"{option}: {path} is no checkpoint to store it in: take it over with spanqa import")
+        if is_given and not is_own:
+            raise SpecError(
+                f"{option}: is stored in {path}, and model.dataset asks for other windows or answers than that model's "
+                "own, for which it would not hold: leave those keys out"
+            )
 
 
 def _fitted(
