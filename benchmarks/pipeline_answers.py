@@ -5,6 +5,7 @@ python benchmarks/pipeline_answers.py --checkpoint training/checkpoints/spanqa-m
 The checkpoint is exported as a Hugging Face folder; the pipeline of transformers 5.2.0, its last release, answers in an
 environment of its own (requirements/peers-transformers.txt). It is given the checkpoint's lengths and may say nothing.
 Every other answer is explained by a step of its decoding (pipeline_decoding.py); the exit status is 1 where one is not.
+Where nothing differs but white space before it, an answer is the same, and counted apart.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from bench_setting import ROOT, heldout_examples, parser_of, print_result
 from peer_environments import PeerError, default_folder, environment_python
 from peer_turn import take_turn
-from pipeline_decoding import UNEXPLAINED, Network, answers_by_step, reason_of
+from pipeline_decoding import SPACES, UNEXPLAINED, Network, answers_by_step, reason_of
 from tokenizers import Tokenizer as Backend
 from tqdm import tqdm
 
@@ -142,11 +143,14 @@ def main() -> int:
     except PeerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    others = [row for row in rows if row["reason"] is not None]
+    n_same, n_spaced = (sum(row["reason"] == reason for row in rows) for reason in (None, SPACES))
+    others = [row for row in rows if row["reason"] not in (None, SPACES)]
     reasons = Counter(row["reason"] for row in others)
-    share = 1 - len(others) / len(rows)
-    result = {"questions": len(rows), "same": len(rows) - len(others), "share": share, "reasons": reasons, **about}
-    table = [("answers", "count"), ("the same", f"{len(rows) - len(others):,}")]
+    share = (n_same + n_spaced) / len(rows)
+    counts = {"questions": len(rows), "same": n_same, "same_but_for_spaces": n_spaced}
+    result = {**counts, "share": share, "reasons": reasons, **about}
+    table = [("answers", "count"), ("the same", f"{n_same:,}")]
+    table += [(f"the same but for {SPACES}", f"{n_spaced:,}")] * bool(n_spaced)
     table += [(f"another: {reason}", f"{count:,}") for reason, count in reasons.most_common()]
     print_result({**result, "others": others}, table, as_json=args.json)
     if not args.json:

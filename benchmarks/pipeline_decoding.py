@@ -20,12 +20,15 @@ from spanqa.windows import Batch, WindowMaker, Windows, WindowSettings, batch_wi
 UNEXPLAINED = "not explained"
 N_CANDIDATES = 12
 """Spans that the pipeline keeps of each window where it widens them: twice top_k and ten."""
+SPACES = "white space before words"
+"""Where a tokenizer's words begin with the space before them, as those of DeBERTa's Metaspace do, answers do too."""
 STEPS = (
     "spans inside words",
     "windows cut elsewhere",
     "probabilities within a window",
     "widened to words afterwards",
     "spans of one text added up",
+    SPACES,
 )
 """What the pipeline does and we do not, in the order in which `answers_by_step` goes."""
 
@@ -79,7 +82,9 @@ def answers_by_step(
     plain = [(one.score, int(chars[one.first, 0]), int(chars[one.last, 1])) for one in candidates]
     answers.append(_best(plain, null, context))
     words = _widened(candidates, backend.encode(question, context), theirs.context_offset)
-    answers.append(_best(words, null, context))
+    visible = [_without_spaces(word, context) for word in words]
+    answers.append(_best(visible, null, context))
+    answers.append(_best(_added_up(visible, context), null, context))
     answers.append(_best(_added_up(words, context), null, context))
     return answers
 
@@ -162,6 +167,12 @@ def _widened(candidates: list[_Candidate], encoding: Any, offset: int) -> list[t
             low, high = encoding.word_to_chars(first, 1)[0], encoding.word_to_chars(last, 1)[1]
         found.append((one.score, int(low), int(high)))
     return found
+
+
+def _without_spaces(span: tuple[float, int, int], context: str) -> tuple[float, int, int]:
+    score, low, high = span
+    text = context[low:high]
+    return score, low + len(text) - len(text.lstrip()), high - len(text) + len(text.rstrip())
 
 
 def _added_up(spans: list[tuple[float, int, int]], context: str) -> list[tuple[float, int, int]]:

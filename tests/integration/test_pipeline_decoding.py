@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
 
 from spanqa.spans import DecodeSettings
 from spanqa.tokenization import Tokenizer
@@ -23,8 +24,6 @@ def answers(benchmark: Callable[[str], Any], tokenizer: Tokenizer) -> Callable[.
     maker = WindowMaker(tokenizer, WindowSettings(max_seq_length=64, doc_stride=16, max_query_length=16))
     backend = Backend.from_str(tokenizer.serialized)
     ids = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    from tokenizers import processors
-
     backend.post_processor = processors.TemplateProcessing(pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids)
 
     def of(starts: dict[int, float], ends: dict[int, float], null: float = -9.0) -> list[tuple[str, int]]:
@@ -46,14 +45,14 @@ def answers(benchmark: Callable[[str], Any], tokenizer: Tokenizer) -> Callable[.
 
 
 def test_a_span_of_whole_words_is_the_same_in_every_step(answers: Any) -> None:
-    assert answers({1: 5.0}, {3: 5.0}) == [("old bridges", 4)] * 6
+    assert answers({1: 5.0}, {3: 5.0}) == [("old bridges", 4)] * 7
 
 
 def test_a_span_inside_a_word_is_found_and_then_widened(answers: Any) -> None:
     steps = answers({2: 5.0}, {2: 5.0, 3: 3.0})
     assert steps[0] == ("bridges", 8)
     assert steps[1:4] == [("bridge", 8)] * 3
-    assert steps[4:] == [("bridges", 8)] * 2
+    assert steps[4:] == [("bridges", 8)] * 3
 
 
 def test_spans_of_one_text_are_added_up(answers: Any) -> None:
@@ -65,14 +64,38 @@ def test_spans_of_one_text_are_added_up(answers: Any) -> None:
 
 
 def test_no_answer_is_no_answer_in_every_step(answers: Any) -> None:
-    assert answers({1: 1.0}, {1: 1.0}, null=3.0) == [("", 0)] * 6
+    assert answers({1: 1.0}, {1: 1.0}, null=3.0) == [("", 0)] * 7
 
 
 def test_reasons_are_the_steps_at_which_the_answer_changes(benchmark: Callable[[str], Any]) -> None:
     module = benchmark("pipeline_decoding")
     reason_of, steps = module.reason_of, module.STEPS
     ours, theirs = ("a", 0), ("b", 2)
-    assert reason_of([ours] * 6, ours) is None
-    assert reason_of([ours, *[theirs] * 5], theirs) == steps[0]
-    assert reason_of([ours] * 3 + [("c", 1), ("c", 1), theirs], theirs) == f"{steps[2]}, {steps[4]}"
-    assert reason_of([ours] * 6, theirs) == "not explained"
+    assert reason_of([ours] * 7, ours) is None
+    assert reason_of([ours, *[theirs] * 6], theirs) == steps[0]
+    assert reason_of([ours] * 3 + [("c", 1), ("c", 1), theirs, theirs], theirs) == f"{steps[2]}, {steps[4]}"
+    assert reason_of([ours] * 7, theirs) == "not explained"
+
+
+def test_words_with_the_space_before_them_give_answers_with_it(benchmark: Callable[[str], Any]) -> None:
+    """DeBERTa's words hold the space before them."""
+    pieces = [("<pad>", 0.0), ("<s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -2.0) for word in {*CONTEXT.split(), "who"})]
+    backend = Backend(models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A <s>", pair="<s> $A <s> $B <s>", special_tokens=[("<s>", 1)]
+    )
+    backend.add_special_tokens(["<s>", "<pad>"])
+    tokenizer = Tokenizer(backend.to_str())
+    maker = WindowMaker(tokenizer, WindowSettings(max_seq_length=64, doc_stride=16, max_query_length=16))
+
+    def network(batch: Batch) -> tuple[Any, Any]:
+        logits = np.full((2, *batch.input_ids.shape), -5.0, dtype=np.float32)
+        logits[:, 0, 3 + 1] = 5.0  # <s> who <s> the old
+        return logits[0], logits[1]
+
+    module = benchmark("pipeline_decoding")
+    given = {"maker": maker, "backend": backend, "network": network, "settings": WHOLE, "overlap": 32}
+    steps = module.answers_by_step("who", CONTEXT, **given)
+    assert steps == [("old", 4)] * 6 + [(" old", 3)]
+    assert module.reason_of(steps, (" old", 3)) == module.SPACES
