@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ class Replica:
 
     Args:
         repository: What it serves: its own copy.
+        ports: Those of gRPC and HTTP.
     """
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, ports: Sequence[int]) -> None:
         self.repository = repository
-        ports = [free_port(LOOPBACK_ADDRESS) for _ in range(2)]
         self.url, self.http_url = (f"{LOOPBACK_ADDRESS}:{port}" for port in ports)
         self._options = (f"--grpc-port={ports[0]}", f"--http-port={ports[1]}")
         self.command = ServeCommand(repository, *self._options)
@@ -103,15 +104,15 @@ EVENTS: dict[str, tuple[int, Callable[[Replica], None]]] = {
 
 @contextlib.contextmanager
 def two_replicas(origin: Path, work: Path) -> Iterator[list[Replica]]:
-    """Serve two copies of a repository for as long as the block lasts."""
-    replicas: list[Replica] = []
-    try:
-        for number in range(2):
-            replicas.append(Replica(Path(shutil.copytree(origin, work / f"replica{number}"))))
-        yield replicas
-    finally:
-        for replica in replicas:
-            replica.stop()
+    """Serve two copies of a repository for as long as the block lasts; they start and stop side by side."""
+    folders = [Path(shutil.copytree(origin, work / f"replica{number}")) for number in range(2)]
+    ports = [[free_port(LOOPBACK_ADDRESS) for _ in range(2)] for _ in folders]
+    with ThreadPoolExecutor(len(folders)) as pool:
+        starts = [pool.submit(Replica, *one) for one in zip(folders, ports, strict=True)]
+        try:
+            yield [start.result() for start in starts]
+        finally:
+            list(pool.map(Replica.stop, [start.result() for start in starts if start.exception() is None]))
 
 
 def disturbed(

@@ -54,6 +54,11 @@ COMMANDS = {
         help="hold a model repository against its manifest, with what serving has installed",
         extra="serve",
     ),
+    "rollback-repository": Command(
+        module="spanqa_build.commands.rollback_repository",
+        help="go back to a model repository's version before, with what serving has installed",
+        extra="serve",
+    ),
     "serve": _command("serve", "serve", "serve a model repository with Triton"),
     "health": _command("serve", "health", "ask a server a question, for probes: exit status 0 where it answers"),
     "ask": _command("client", "ask", "ask a server one question, about a text or a collection"),

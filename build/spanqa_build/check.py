@@ -8,7 +8,7 @@ from pathlib import Path
 from spanqa import contract
 from spanqa.errors import SettingsError, SpanqaError
 from spanqa.limits import CONFIG_FILE
-from spanqa.manifest import Artefact, Manifest, load_served_tokenizer
+from spanqa.manifest import MANIFEST_FILE, Artefact, Manifest, load_served_tokenizer
 from spanqa.startup import check_bfloat16, check_files, check_machine, gpus_here, versions_in
 from spanqa_build.configs import limits_from_text
 from spanqa_build.errors import RepositoryError
@@ -39,19 +39,26 @@ def check_repository(folder: str | Path) -> Checked:
         RepositoryError: The first thing that is wrong.
     """
     folder = Path(folder)
-    versions = versions_in(folder / contract.QUESTION_ANSWERING)
-    if not versions:
-        raise RepositoryError(f"{folder}: holds no version of {contract.QUESTION_ANSWERING}: name a model repository")
     lines: list[str] = []
     try:
+        versions = versions_in(folder / contract.QUESTION_ANSWERING)
+        if not versions:
+            raise RepositoryError(
+                f"{folder}: holds no version of {contract.QUESTION_ANSWERING}: name a model repository"
+            )
         for version in versions:
             manifest = checked_version(folder, version)
             lines += _lines(manifest, version, is_newest=version == versions[-1])
         _check_newest(folder, manifest, versions[-1])
         check_gpu_configs(folder, manifest)
+        lines += _lines_of_others(folder, versions[-1], manifest)
         lines.append(_machine_line(manifest))
     except RepositoryError:
         raise
+    except OSError as error:
+        raise RepositoryError(
+            f"{error.filename or folder}: cannot be read: {error.strerror}: let this user read all of {folder}"
+        ) from error
     except SpanqaError as error:
         raise RepositoryError(str(error)) from error
     return Checked(versions=tuple(versions), manifest=manifest, lines=tuple(lines))
@@ -93,6 +100,19 @@ def _lines(manifest: Manifest, version: int, *, is_newest: bool) -> list[str]:
         return [f"{version}  its manifest, of an older format, names the tokenizer alone: that is sound"]
     files = manifest.artefacts | (manifest.configs if is_newest else {})
     return [_line(version, name, artefact) for name, artefact in files.items()]
+
+
+def _lines_of_others(folder: Path, newest: int, manifest: Manifest) -> list[str]:
+    """Tell of what would be served, or could be run, and is of no build: nobody has held it against anything."""
+    models = [path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+    # An encoder may be there for the build before alone.
+    ours = (*contract.MODELS, *(one.name for one in models if one.name.startswith(f"{contract.ENCODER}_")))
+    others = [one for one in models if one.name not in ours]
+    known = {MANIFEST_FILE, *(name.rpartition("/")[2] for name in manifest.artefacts)}
+    for model in manifest.models if manifest.artefacts else ():
+        files = sorted((folder / model / str(newest)).glob("[!._]*"))
+        others += [path for path in files if path.name not in known]
+    return [f"not of this build, and not checked: {path.relative_to(folder)}" for path in others]
 
 
 def _line(version: int, name: str, artefact: Artefact) -> str:

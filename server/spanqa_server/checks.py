@@ -52,7 +52,7 @@ def with_free_ports(settings: ServerSettings) -> ServerSettings:
                 probe.bind((settings.host_of(name), port))
         except OSError as error:
             option = f"--{name.lower()}-port"
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            reason = error.strerror or str(error)
             raise PortError(
                 f"cannot listen on {settings.host_of(name)}:{port} for {name} ({reason}): end what uses it, "
                 f"or choose another port with {option}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,18 @@ def served_version(models: Sequence[ModelFolder]) -> int:
     return next(model.version for model in models if model.name == contract.QUESTION_ANSWERING)
 
 
+def _check_readable(repository: Path) -> None:
+    """Refuse folders that this user may not enter: what looks for files finds none there, and says no more."""
+    for folder in (repository, *sorted(path for path in repository.glob("*") if path.is_dir())):
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise RepositoryError(
+                f"{folder} cannot be read by user {os.geteuid()}, as whom this runs: let that user read all of "
+                f"{repository}"
+            )
+
+
 def _models_in(repository: Path) -> tuple[ModelFolder, ...]:
+    _check_readable(repository)
     folders = {path.parent.name: path.parent for path in sorted(repository.glob(f"*/{CONFIG_FILE}"))}
     if contract.QUESTION_ANSWERING not in folders:
         holds = f"it holds {', '.join(folders)}" if folders else "it holds no model"

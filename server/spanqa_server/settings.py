@@ -10,6 +10,8 @@ from spanqa_server.errors import PortError, ServerError
 from spanqa_server.tls import ServerTls
 
 MAX_PORT = 65_535
+LONGEST_S = 1e8
+"""Three years; gRPC and Python's locks take times that are far longer for ones that have passed, or not at all."""
 LOOPBACK_ADDRESS = "127.0.0.1"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (compared with, never chosen)
 
@@ -71,9 +73,10 @@ class ServerSettings:
         if not self.host or ":" in self.host:
             raise PortError(f"the host is {self.host!r}: give a name or an IPv4 address, such as 127.0.0.1")
         for name in ("drain_timeout_s", "start_timeout_s", "canary_interval_s", "canary_timeout_s", "quiet_s"):
-            if not getattr(self, name) >= 0:
-                raise ServerError(f"{name} is {getattr(self, name)}: give a number of seconds, 0 or more")
-
+            if not 0 <= getattr(self, name) <= LONGEST_S:
+                raise ServerError(
+                    f"{name} is {getattr(self, name)}: give a number of seconds, 0 or more, up to {LONGEST_S:,.0f}"
+                )
         if self.log_format not in FORMATS:
             raise ServerError(f"the log's format is {self.log_format!r}: choose {' or '.join(FORMATS)}")
         if self.trace_rate < 1:

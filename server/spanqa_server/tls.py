@@ -159,7 +159,8 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 def _name_in(peer: dict[str, Any], certificate: Path) -> str:
     """A name or address that the certificate is for."""
-    names = [name for _, name in sorted(peer.get("subjectAltName", ())) if name]
+    # A directory's name is no text, and nothing that a client could ask for.
+    names = [name for _, name in sorted(peer.get("subjectAltName", ())) if name and isinstance(name, str)]
     if not names:
         raise TlsError(f"{certificate} is for no name (subjectAltName), so no client takes it: make one that is")
     return str(names[0]).replace("*", WILDCARD_NAME)

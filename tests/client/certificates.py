@@ -51,9 +51,12 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         )
         if hosts:
-            names = [
-                x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
-                for host in hosts
-            ]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_name, hosts))), critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _name(host):
+    """What a certificate calls a host: its address, its name, or "/" and the name that it has in a directory."""
+    if host.startswith("/"):
+        return x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[1:])]))
+    return x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)

@@ -29,7 +29,8 @@ from spanqa_build import versions as on_disk
 from spanqa_build.check import check_repository
 from spanqa_build.configs import limits_from_text
 from spanqa_build.errors import RepositoryError
-from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, rollback_repository, write_repository
+from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, write_repository
+from spanqa_build.rollback import rollback_repository
 from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
@@ -318,6 +319,36 @@ def test_going_back_makes_the_version_before_the_newest(gpu_repository, write_gp
     assert config_of(gpu_repository, contract.ENSEMBLE).ensemble_scheduling.step[0].model_version == 3
     write_gpu(gpu_repository)
     assert check_repository(gpu_repository).versions == (3, 4)
+
+
+@pytest.mark.parametrize("command", ["check-repository", "rollback-repository"])
+def test_what_is_done_beside_a_server_needs_nothing_that_only_building_does(gpu_repository, write_gpu, command):
+    write_gpu(gpu_repository)
+    absent = "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'omegaconf', 'lightning'))); "
+    program = f"{absent}from spanqa.cli import main; sys.exit(main({[command, str(gpu_repository), '--json']!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert (told.get("version") or told["versions"][-1]) == versions_in(gpu_repository / "question_answering")[-1]
+
+
+def test_what_no_build_wrote_is_told_of(gpu_repository):
+    for path in ("another/config.pbtxt", "question_answering/1/numpy.py", "encoder_999/config.pbtxt"):
+        (gpu_repository / path).parent.mkdir(exist_ok=True)
+        (gpu_repository / path).write_text("")
+    told = [line for line in check_repository(gpu_repository).lines if line.startswith("not of this build")]
+    assert [line.rpartition(" ")[2] for line in told] == ["another", "question_answering/1/numpy.py"]
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(gpu_repository, monkeypatch, capsys):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied", f"{gpu_repository}/question_answering")
+
+    monkeypatch.setattr(checking, "versions_in", refuse)  # root, who may run this test, may read everything
+    assert main(["check-repository", str(gpu_repository)]) == 2
+    said = capsys.readouterr().err
+    assert "question_answering: cannot be read: Permission denied: let this user read" in said
+    assert said.count("\n") == 1
 
 
 def test_there_is_no_going_back_from_the_first_version(gpu_repository):

@@ -30,7 +30,8 @@ from spanqa.spans import decode
 from spanqa.squad import Example
 from spanqa.startup import versions_in
 from spanqa.windows import WindowMaker, WindowSettings
-from spanqa_build.repository import Network, manifest_from_checkpoint, rollback_repository, write_repository
+from spanqa_build.repository import Network, manifest_from_checkpoint, write_repository
+from spanqa_build.rollback import rollback_repository
 from spanqa_build.versions import add_version
 from spanqa_client.client import QAClient
 from spanqa_server.repository import models_of

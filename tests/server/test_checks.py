@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_a_port_that_was_asked_for_is_not_exchanged_for_another(
         ({"host": "::1"}, "IPv4"),
         ({"drain_timeout_s": -1.0}, "0 or more"),
         ({"start_timeout_s": float("nan")}, "0 or more"),
+        ({"start_timeout_s": float("inf")}, "up to 100,000,000"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(options: dict, message: str) -> None:
@@ -112,6 +114,19 @@ def test_a_missing_package_is_named_as_it_is_installed() -> None:
 def test_a_missing_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no folder"):
         models_of(tmp_path / "nowhere")
+
+
+def test_a_folder_that_this_user_may_not_enter_is_told_as_such(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+
+    def of_another_user(path: Path, mode: int) -> bool:  # root, who may run this test, may enter every folder
+        return Path(path).name != contract.ENCODER and access(path, mode)
+
+    monkeypatch.setattr(os, "access", of_another_user)
+    with pytest.raises(RepositoryError, match=rf"{contract.ENCODER} cannot be read by user \d+, as whom this runs"):
+        models_of(repository)
 
 
 def test_a_repository_without_the_entry_says_what_it_holds(repository: Path) -> None:

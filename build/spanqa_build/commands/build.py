@@ -26,7 +26,7 @@ from spanqa_build.plan_commands import Wanted
 from spanqa_build.questions import DEFAULT_DATA, add_data_option, questions_to_check
 from spanqa_build.rehearsal.rehearsal import Rehearsal, Step
 from spanqa_build.rehearsal.report import json_from_rehearsal, line_of_step, text_from_rehearsal
-from spanqa_build.repository import rollback_repository
+from spanqa_build.rollback import rollback_repository
 from spanqa_build.targets import AUTO, CPU, all_targets, target_from_name
 from spanqa_build.termination import terminable
 from spanqa_build.torch_engine import DEVICES

@@ -15,6 +15,8 @@ PERCENTILES = (50, 95, 99)
 _N_QUANTILES = 200
 """Points that a distribution of service times is taken at."""
 _TAIL = 0.95
+_MOST = 1e9
+"""Of any number given: seconds, shares and variations beyond it, or below its inverse, are nobody's."""
 _STILL_RISING = 1.1
 """Where the last step of concurrency still brought a tenth more, a server may have more to give."""
 
@@ -43,12 +45,13 @@ class ServiceClass:
     is_rising: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 < self.share < math.inf and 0 < self.busy_s < math.inf and 0 < self.alone_s < math.inf):
+        if not all(1 / _MOST <= number <= _MOST for number in (self.share, self.busy_s, self.alone_s)):
             raise InputError(
-                f"{self.label}: share and service time must be above 0: give SHARE=MILLISECONDS, such as 0.9=15"
+                f"{self.label}: share and service time must be above 0, and no more than {_MOST:g}: give "
+                "SHARE=MILLISECONDS, such as 0.9=15"
             )
-        if not 0 <= self.variation < math.inf:
-            raise InputError(f"{self.label}: the variation is {self.variation:g}: give 0 or more")
+        if not 0 <= self.variation <= _MOST:
+            raise InputError(f"{self.label}: the variation is {self.variation:g}: give 0 or more, up to {_MOST:g}")
 
     def quantiles_s(self) -> list[float]:
         """Give evenly spread quantiles of the time alone, as of a log-normal distribution."""
@@ -79,6 +82,8 @@ def class_from_measurements(label: str, share: float, measurements: Sequence[Mea
         )
     alone = closed[0]
     best = max(one.questions_per_s for one in closed)
+    if not (best > 0 and alone.p50_ms > 0):
+        raise InputError(f"{label}: nothing was answered: measure again")
     log_deviation = math.log(max(alone.p95_ms / alone.p50_ms, 1.0)) / NormalDist().inv_cdf(_TAIL)
     return ServiceClass(
         label=label,
@@ -137,9 +142,10 @@ class Mix:
     """
 
     def __init__(self, classes: Sequence[ServiceClass], *, arrival_variation: float = 1.0) -> None:
-        if not classes or not 0 <= arrival_variation < math.inf:
+        if not classes or not 0 <= arrival_variation <= _MOST:
             raise InputError(
-                f"the variation of arrivals is {arrival_variation:g}: give 0 or more, 1 for random moments"
+                f"the variation of arrivals is {arrival_variation:g}: give 0 or more, up to {_MOST:g}; 1 is for random "
+                "moments"
             )
         total = math.fsum(one.share for one in classes)
         self.classes = tuple(classes)

@@ -10,7 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from spanqa.errors import InputError
-from spanqa_client.bench.capacity import PERCENTILES, Forecast, Mix, ServiceClass, class_from_measurements
+from spanqa_client.bench.capacity import (
+    MOST_REPLICAS,
+    PERCENTILES,
+    Forecast,
+    Mix,
+    ServiceClass,
+    class_from_measurements,
+)
 from spanqa_client.bench.report import run_from_file
 
 _N_BEYOND = 2
@@ -69,8 +76,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rate", "goal_ms"):
         if not 0 < getattr(args, name) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name):g}: give a number above 0")
-    if args.spare < 0:
-        raise InputError(f"--spare is {args.spare}: give 0 or more")
+    if not 0 <= args.spare <= MOST_REPLICAS:
+        raise InputError(f"--spare is {args.spare}: give 0 or more, up to {MOST_REPLICAS}")
+    if len({_share_of(text) is None for text in args.mix}) > 1:
+        raise InputError("some of --mix have a share and some have none: give each one, such as 0.9=15 and 0.1=120")
     mix = Mix([_class_from(text, args.variation) for text in args.mix], arrival_variation=args.arrival_variation)
     forecasts, needed = _until_met(mix, args)
     result = {
@@ -89,10 +98,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _class_from(text: str, variation: float) -> ServiceClass:
-    """Read SHARE=WHAT; a file's name may hold = as well."""
-    before, sign, after = text.partition("=")
-    share = _number(before) if sign else None
-    what = text if share is None else after
+    """Read SHARE=WHAT."""
+    share = _share_of(text)
+    what = text if share is None else text.partition("=")[2]
     milliseconds = _number(what)
     if milliseconds is None:
         path = Path(what)
@@ -106,6 +114,12 @@ def _class_from(text: str, variation: float) -> ServiceClass:
         busy_s=seconds,
         variation=variation,
     )
+
+
+def _share_of(text: str) -> float | None:
+    """Read the share in SHARE=WHAT; a file's name may hold = as well."""
+    before, sign, _ = text.partition("=")
+    return _number(before) if sign else None
 
 
 def _number(text: str) -> float | None:

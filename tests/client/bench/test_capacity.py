@@ -142,6 +142,13 @@ def test_bursts_and_a_higher_percentile_need_more(capsys):
         (["--rate", "10", "--mix", "15", "--goal-ms", "-1"], "--goal-ms is -1: give a number above 0"),
         (["--rate", "10", "--mix", "0=15", "--goal-ms", "100"], "share and service time must be above 0"),
         (["--rate", "10", "--mix", "nan", "--goal-ms", "100"], "share and service time must be above 0"),
+        (["--rate", "10", "--mix", "1e308=15", "--mix", "1e308=9", "--goal-ms", "100"], "no more than 1e+09"),
+        (["--rate", "10", "--mix", "1e308", "--goal-ms", "100"], "no more than 1e+09"),
+        (["--rate", "10", "--mix", "1e-300", "--goal-ms", "100"], "must be above 0"),
+        (["--rate", "10", "--mix", "15", "--goal-ms", "100", "--variation", "1e200"], "the variation is 1e+200"),
+        (["--rate", "10", "--mix", "15", "--goal-ms", "100", "--arrival-variation", "1e200"], "arrivals is 1e+200"),
+        (["--rate", "10", "--mix", "15", "--goal-ms", "100", "--spare", "1000000000"], "--spare is 1000000000"),
+        (["--rate", "10", "--mix", "0.9=15", "--mix", "20", "--goal-ms", "100"], "some of --mix have a share"),
         (["--rate", "10", "--mix", "none.json", "--goal-ms", "100"], "--mix none.json: cannot be read"),
         (
             ["--rate", "10", "--mix", "15", "--goal-ms", "20"],
