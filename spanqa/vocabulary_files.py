@@ -14,6 +14,7 @@ BPE_VOCABULARY_FILE = "vocab.json"
 BPE_MERGES_FILE = "merges.txt"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+_NETWORK_CONFIG_FILE = "config.json"
 ROLES = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 """What a special token is for: the keys of special_tokens_map.json."""
 BERT_TOKENS = dict(zip(ROLES, ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"), strict=True))
@@ -30,7 +31,7 @@ BERT_CLASSES = tuple(
 )
 _WORD_PIECE_CLASSES = (*BERT_CLASSES, *_ANY_CLASS)
 _BYTE_LEVEL_CLASSES = (*(f"{name}Tokenizer" for name in ("Bart", "GPT2", "Longformer", "Roberta")), *_ANY_CLASS)
-"""tokenizer_class of tokenizer_config.json, with or without "Fast": those that cut words as is assumed here."""
+"""tokenizer_class in the configurations, with or without "Fast": those that cut words as is assumed here."""
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -69,18 +70,20 @@ def special_tokens_beside(folder: Path) -> dict[str, str]:
 
 
 def is_of_class(config: Mapping[str, Any], known: tuple[str, ...]) -> bool:
-    """Whether a tokenizer_config.json names one of some classes, with or without "Fast"."""
+    """Whether a configuration names one of some classes, with or without "Fast"."""
     return str(config.get("tokenizer_class", "")).removesuffix("Fast") in known
 
 
-def _check_class(config: dict[str, Any], known: tuple[str, ...]) -> None:
+def _check_class(folder: Path, known: tuple[str, ...]) -> None:
     """Refuse a vocabulary whose words are cut by rules that stand in no file: BertJapaneseTokenizer's, Herbert's."""
-    name = config.get("tokenizer_class")
-    if isinstance(name, str) and not is_of_class(config, known):
-        raise TokenizerError(
-            f"{TOKENIZER_CONFIG_FILE} beside it names the tokenizer_class {name}, which may cut words in a way of its"
-            f" own: only {', '.join(known)} are known: give the model's tokenizer.json"
-        )
+    for file in (TOKENIZER_CONFIG_FILE, _NETWORK_CONFIG_FILE):
+        config = read_json_file(folder / file)
+        name = config.get("tokenizer_class")
+        if isinstance(name, str) and not is_of_class(config, known):
+            raise TokenizerError(
+                f"{file} beside it names the tokenizer_class {name}, which may cut words in a way of its own: only "
+                f"{', '.join(known)} are known: give the model's tokenizer.json"
+            )
 
 
 def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | None = None) -> str:
@@ -98,7 +101,7 @@ def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | N
     from tokenizers import Tokenizer as Backend
 
     config = read_json_file(path.with_name(TOKENIZER_CONFIG_FILE))
-    _check_class(config, _WORD_PIECE_CLASSES)
+    _check_class(path.parent, _WORD_PIECE_CLASSES)
     said = {ours: bool(config[key]) for key, ours in NORMALIZATION.items() if config.get(key) is not None}
     if do_lower_case is not None:
         said["lowercase"] = do_lower_case
@@ -133,7 +136,7 @@ def tokenizer_json_from_bpe(folder: Path) -> str:
     from tokenizers import Tokenizer as Backend
 
     config = read_json_file(folder / TOKENIZER_CONFIG_FILE)
-    _check_class(config, _BYTE_LEVEL_CLASSES)
+    _check_class(folder, _BYTE_LEVEL_CLASSES)
     tokens = {**ROBERTA_TOKENS, **special_tokens_beside(folder)}
     prefix = bool(config.get("add_prefix_space", False))
     try:

@@ -128,11 +128,12 @@ def test_a_mark_that_the_normaliser_takes_away_stays_with_its_letter(text, words
 
 
 @pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "HerbertTokenizerFast"])
-def test_a_vocabulary_whose_words_are_cut_by_rules_of_their_own_is_refused(tmp_path, vocabulary_file, name):
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_a_vocabulary_whose_words_are_cut_by_rules_of_their_own_is_refused(tmp_path, vocabulary_file, name, file):
     (tmp_path / "vocab.txt").write_bytes(vocabulary_file.read_bytes())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizerFast"}))
+    (tmp_path / file).write_text(json.dumps({"tokenizer_class": "BertTokenizerFast"}))
     load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    (tmp_path / file).write_text(json.dumps({"tokenizer_class": name}))
     with pytest.raises(TokenizerError, match=f"names the tokenizer_class {name}, .*: give the model's tokenizer.json"):
         load_tokenizer(tmp_path)
 
