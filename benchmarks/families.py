@@ -1,6 +1,6 @@
 """Every family against transformers at the shapes of its base model, and int8 against fused float32 on this CPU.
 
-    python benchmarks/families.py [--families roberta,distilbert] [--length 384] [--windows 24]
+    python benchmarks/families.py [--families roberta,distilbert] [--length 384] [--windows 24] [--no-timing]
 
 draws random weights, holds the logits of torch and of the fused network against those of transformers (with padding,
 and at the longest window that there are positions for), and times windows of one length through the fused float32
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=384, help="tokens of the timed windows")
     parser.add_argument("--windows", type=int, default=24, help="timed windows of a turn")
     parser.add_argument("--cores", type=int, default=2, help="calls side by side")
+    parser.add_argument("--no-timing", action="store_true", help="compare logits only, which needs no quiet machine")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     rows = []
@@ -111,19 +112,23 @@ def measured(family: str, args: argparse.Namespace) -> dict[str, Any]:
         networks = cpu_networks_from_model(model, Path(folder))
         del model
         row["fused"] = largest_difference(run_onnx(session_from_onnx(networks.float32), batch), wanted, batch)
-        one = random_batch((args.length,), config.vocab_size, config.pad_token_id)
-        paths = {"float32": networks.float32, "int8": networks.int8}
-        runs = {
-            name: partial(pass_seconds, sessions_of(path, args.cores), one, args.windows)
-            for name, path in paths.items()
-        }
-        turns: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(N_TURNS):
-            for precision, run in runs.items():
-                turns[precision].append(args.windows / run())
+        timed = {} if args.no_timing else rates_of({"float32": networks.float32, "int8": networks.int8}, config, args)
+    return row | timed
+
+
+def rates_of(paths: Mapping[str, Path], config: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Time windows of one length through the two networks, taking turns."""
+    one = random_batch((args.length,), config.vocab_size, config.pad_token_id)
+    runs = {
+        name: partial(pass_seconds, sessions_of(path, args.cores), one, args.windows) for name, path in paths.items()
+    }
+    turns: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(N_TURNS):
+        for precision, run in runs.items():
+            turns[precision].append(args.windows / run())
     medians = {precision: statistics.median(rates) for precision, rates in turns.items()}
     ratios = [int8 / float32 for int8, float32 in zip(turns["int8"], turns["float32"], strict=True)]
-    return row | {
+    return {
         "float32_windows_per_s": medians["float32"],
         "int8_windows_per_s": medians["int8"],
         "ratio": statistics.median(ratios),
@@ -183,17 +188,17 @@ def pass_seconds(sessions: Sequence[Any], window: Batch, n_windows: int) -> floa
 
 def print_row(row: dict[str, Any], *, is_first: bool) -> None:
     """Print one line of the table."""
-    if is_first:
-        print("| family | parameters | longest window | torch - transformers | fused - transformers | float32 | int8 |"
-              " int8 / float32 (least to most of the turns) |")  # fmt: skip
-        print("|---|---|---|---|---|---|---|---|")
-    low, high = row["ratios"]
-    print(
-        f"| {row['family']} | {row['parameters'] / 1e6:.1f} M | {row['longest']} | {row['torch']:.1e} |"
-        f" {row['fused']:.1e} | {row['float32_windows_per_s']:.2f}/s | {row['int8_windows_per_s']:.2f}/s |"
-        f" {row['ratio']:.2f} ({low:.2f} to {high:.2f}) |",
-        flush=True,
-    )
+    columns = ["family", "parameters", "longest window", "torch - transformers", "fused - transformers"]
+    cells = [row["family"], f"{row['parameters'] / 1e6:.1f} M", f"{row['longest']}"]
+    cells += [f"{row['torch']:.1e}", f"{row['fused']:.1e}"]
+    if "ratio" in row:
+        columns += ["float32", "int8", "int8 / float32 (least to most of the turns)"]
+        low, high = row["ratios"]
+        cells += [f"{row['float32_windows_per_s']:.2f}/s", f"{row['int8_windows_per_s']:.2f}/s"]
+        cells += [f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"]
+    lines = [columns, ["---"] * len(columns)] if is_first else []
+    for line in (*lines, cells):
+        print(f"| {' | '.join(line)} |", flush=True)
 
 
 if __name__ == "__main__":

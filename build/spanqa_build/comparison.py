@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spanqa.contract import QUESTION_ANSWERING
 from spanqa.spans import Decoded, Span
 from spanqa.squad import Example
 from spanqa.windows import WindowMaker
@@ -115,7 +116,7 @@ class Comparison:
         logit_error = stage.parity.logit_error if stage.parity else 0.0
         return Paired(questions=self._gold, exact=exact, f1=f1, logit_error=logit_error)
 
-    def of_server(self, name: str, url: str) -> Stage:
+    def of_server(self, name: str, url: str, *, model_name: str = QUESTION_ANSWERING) -> Stage:
         """Ask a running server the same questions, and measure what it answers against the reference.
 
         Logits are then those of the best spans, and their margins: a server tells no others.
@@ -123,12 +124,13 @@ class Comparison:
         Args:
             name: What it is.
             url: Its gRPC address.
+            model_name: The entry that is asked.
 
         Raises:
             SpanqaError: It does not answer.
         """
         pairs = [(example.question, example.context) for example in self._examples]
-        with QAClient(url) as client:
+        with QAClient(url, model_name=model_name) as client:
             served = client.ask_many(
                 pairs,
                 no_answer_threshold=self._checkpoint.no_answer_threshold,
