@@ -1,9 +1,10 @@
 """Prepare the training files of spanqa-minilm: what is drawn, what is held back, what is made.
 
-    python training/recipes/minilm_data.py DATA -o results/minilm/data
+    python training/recipes/minilm_data.py DATA -o results/minilm/data --apart-from heldout16.json
 
 writes sentences.json, passages.json and questions.json (the three stages) and held_back.json (the threshold and the
-temperature). DATA is the folder that `training/recipes/minilm.sh` describes.
+temperature). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words in a row
+with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from spanqa.datasets import read_dataset
@@ -28,6 +31,9 @@ OTHERS = ("squad11_dev13.json.gz", "tydiqa_en.json.gz", "nq_small.json.gz")
 STORIES, N_STORIES = "fairytaleqa.json.gz", 1_000
 MADE_SHARES = {"moved": 0.45, "cut": 0.3, "edited": 0.2, "negated": 0.05}
 N_MADE = 5_500
+HELD_BACK = "held_back.json"
+RUN = 8
+"""Words in a row that two passages do not share by chance."""
 
 
 def drawn(examples: list[Example], count: int) -> list[Example]:
@@ -39,6 +45,19 @@ def drawn(examples: list[Example], count: int) -> list[Example]:
 def is_held_back(example: Example) -> bool:
     """Whether a question's article is held back."""
     return example.title in HELD_BACK_TITLES
+
+
+def runs_of(text: str) -> Iterable[tuple[str, ...]]:
+    """All runs of eight words of a text, case and signs left out."""
+    words = re.findall(r"\w+", text.lower())
+    return zip(*(words[first:] for first in range(RUN)), strict=False)
+
+
+def apart(examples: list[Example], others: list[Example]) -> list[Example]:
+    """The questions on passages that share no run of eight words with a passage of others."""
+    taken = {run for context in {example.context for example in others} for run in runs_of(context)}
+    shares = {context: not taken.isdisjoint(runs_of(context)) for context in {one.context for one in examples}}
+    return [example for example in examples if not shares[example.context]]
 
 
 def _numbered(examples: list[Example]) -> list[Example]:
@@ -80,7 +99,7 @@ def last_stage(data: Path) -> dict[str, list[Example]]:
         + others
         + drawn(read_dataset(data / STORIES), N_STORIES)
         + made,
-        "held_back.json": [example for example in squad + training if is_held_back(example)],
+        HELD_BACK: [example for example in squad + training if is_held_back(example)],
     }
 
 
@@ -89,12 +108,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare the training files of spanqa-minilm.")
     parser.add_argument("data", type=Path, help="folder of the datasets that training/recipes/minilm.sh names")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument(
+        "--apart-from", nargs="*", default=[], type=Path, help="datasets of which nothing is trained on"
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, examples in {**first_stages(args.data), **last_stage(args.data)}.items():
-        write_squad(examples, args.output / name)
-        n_unanswerable = sum(not example.answers for example in examples)
-        print(f"{args.output / name}: {len(examples):,} questions, {n_unanswerable:,} unanswerable")
+    files = {**first_stages(args.data), **last_stage(args.data)}
+    never = [example for path in args.apart_from for example in read_dataset(path)]
+    for name, examples in files.items():
+        others = never if name == HELD_BACK else never + files[HELD_BACK]
+        kept = apart(examples, others)
+        write_squad(kept, args.output / name)
+        n_unanswerable = sum(not example.answers for example in kept)
+        print(
+            f"{args.output / name}: {len(kept):,} questions, {n_unanswerable:,} unanswerable;"
+            f" {len(examples) - len(kept):,} left out for their passages"
+        )
 
 
 if __name__ == "__main__":
