@@ -77,8 +77,9 @@ def end_orphans(prefix: str) -> int:
     for folder in PROC.iterdir():
         if not folder.name.isdigit() or _stub_of(int(folder.name)) is None:
             continue
-        with contextlib.suppress(OSError):  # it is gone, or another user's
-            region = (folder / "cmdline").read_bytes().split(b"\0")[2]
+        with contextlib.suppress(OSError, ValueError):  # it is gone, or another user's
+            # One that ends meanwhile has no arguments any more.
+            _, _, region, *_ = (folder / "cmdline").read_bytes().split(b"\0")
             fields = _stat_of(int(folder.name))
             parent = (PROC / fields[PARENT] / "comm").read_text("utf-8", "replace").strip() if fields else TRITON_NAME
             if region.startswith(prefix.encode()) and parent != TRITON_NAME:

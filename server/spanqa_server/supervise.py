@@ -20,7 +20,7 @@ from spanqa_server.repository import ModelFolder, models_of, served_version
 from spanqa_server.restarts import Restarts
 from spanqa_server.rollover import ready_versions, roll_over
 from spanqa_server.settings import ServerSettings
-from spanqa_server.shared_memory import PREFIX, RUN_FOLDER_PREFIX, RegionPrefix, sweep
+from spanqa_server.shared_memory import PREFIX, RUN_FOLDER_PREFIX, SHARED_MEMORY, RegionPrefix, sweep
 from spanqa_server.view import View
 from spanqa_server.watch import Loss, Watch
 
@@ -71,23 +71,38 @@ class Supervisor(threading.Thread):
 
     def run(self) -> None:
         """Run Triton until it is asked to stop, or is lost for good."""
-        end_orphans(PREFIX)
-        sweep()
-        folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
-        self._regions = RegionPrefix(folder)
         try:
-            self._view = View(folder / VIEW, self._settings.repository)
-            self._run(folder)
+            self._run_in_folder()
         except ServerError as error:
             self.failure = error
         except Exception as error:
             self.failure = ServerLostError(f"the supervisor failed: {type(error).__name__}: {error}")
             raise
         finally:
-            self._regions.release()
-            shutil.rmtree(folder, ignore_errors=True)
             # Whoever waits for the start must not wait for ever.
             self.ready.set()
+
+    def _run_in_folder(self) -> None:
+        end_orphans(PREFIX)
+        sweep()
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
+        except OSError as error:
+            raise ServerError(
+                f"there is no folder for temporary files ({error.strerror}): mount one that can be written at /tmp, or "
+                "name it in TMPDIR"
+            ) from error
+        try:
+            self._regions = RegionPrefix(folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ServerError(f"{SHARED_MEMORY} cannot be written: {error.strerror}: allow it to this user") from error
+        try:
+            self._view = View(folder / VIEW, self._settings.repository)
+            self._run(folder)
+        finally:
+            self._regions.release()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, folder: Path) -> None:
         n_run = 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,42 @@ def test_an_entry_that_refuses_the_first_question_ends_the_start(repository: Pat
     path.write_text(path.read_text().replace('model_name="encoder"', 'model_name="nobody"'))
     with pytest.raises(ServerError, match=r"the first question was not answered: .*nobody"):
         Server(repository).start()
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "message"),
+    [
+        (
+            "tempfile.mkdtemp",
+            FileNotFoundError(2, "No usable temporary directory found"),
+            r"no folder for temporary files \(No usable temporary directory found\).*TMPDIR",
+        ),
+        ("RegionPrefix", PermissionError(13, "Permission denied"), "/dev/shm cannot be written: Permission denied"),
+        ("sweep", KeyError("unforeseen"), "the supervisor failed: KeyError"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_start_that_fails_before_triton_ends(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, place: str, fault: Exception, message: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(f"spanqa_server.supervise.{place}", fail)
+    server = Server(repository)
+    starting = threading.Thread(target=lambda: errors.append(caught(server.start)), daemon=True)
+    errors: list[Exception | None] = []
+    starting.start()
+    starting.join(30)
+    assert not starting.is_alive()
+    (error,) = errors
+    assert isinstance(error, ServerError)
+    assert re.search(message, str(error))
+
+
+def caught(action: Callable[[], object]) -> Exception | None:
+    try:
+        action()
+    except Exception as error:  # whatever it is, the test looks at it
+        return error
+    return None

@@ -18,6 +18,7 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from spanqa.cli import main
+from spanqa_server import processes
 from spanqa_server.processes import end_orphans
 from spanqa_server.server import Server
 
@@ -136,3 +137,13 @@ def test_a_taken_port_is_one_sentence_and_status_2(repository: Path, capsys: pyt
     assert status == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"spanqa: error: cannot listen on 127.0.0.1:{port} for gRPC")
+
+
+def test_a_process_that_ends_while_orphans_are_looked_for_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "123").mkdir()
+    (tmp_path / "123" / "cmdline").write_bytes(b"")  # as that of one that nobody has collected
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    monkeypatch.setattr(processes, "_stub_of", lambda pid: processes.Stub(pid=pid, model="encoder"))  # a moment before
+    assert end_orphans("spanqa_") == 0
