@@ -38,7 +38,8 @@ def import_model(source: str | Path, options: ImportOptions | None = None) -> Im
     """
     source = Path(source)
     if not source.exists():
-        raise ImportWeightsError(f"{source}: does not exist: give {TAKEN_OVER}")
+        hint = "; of a model of the Hugging Face Hub, the folder it was downloaded to" if _is_name(source) else ""
+        raise ImportWeightsError(f"{source}: does not exist: give {TAKEN_OVER}{hint}")
     try:
         importer = _importer(source)
         if importer is not None:
@@ -78,6 +79,11 @@ def _importer(source: Path) -> Callable[[Path, ImportOptions], Imported] | None:
     if is_distributed(source) or is_torch_file(source) or zipped_megatron_files(source):
         return import_megatron
     return import_nemo if _is_tar(source) else None
+
+
+def _is_name(source: Path) -> bool:
+    """Whether what is missing looks like OWNER/NAME."""
+    return len(source.parts) == 2 and not source.is_absolute() and not source.parent.exists()
 
 
 def _is_tar(path: Path) -> bool:
