@@ -106,7 +106,7 @@ def file_of(content):
 
 
 NOT_IMPORTABLE = {
-    "a name of the Hub": (lambda _: Path("deepset/some-model"), "give .*; of a model of the Hugging Face Hub, the folder"),
+    "a name of the Hub": (lambda _: Path("deepset/some-model"), "; of a model of the Hugging Face Hub, the folder"),
     "nothing": (lambda p: p / "missing", "missing: does not exist: give a Hugging Face folder"),
     "an empty folder": (lambda p: p, "is a folder of nothing that can be taken over: give a Hugging Face folder"),
     "a checkpoint of ours": (spanqa_checkpoint("checkpoint"), "is a checkpoint of spanqa already: use it as it is"),
