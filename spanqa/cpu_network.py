@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanqa import contract
+from spanqa.cores import usable_cores
 from spanqa.manifest import Manifest
 from spanqa.openvino_network import OPENVINO_FILE, OpenVinoNetwork, weights_beside
 from spanqa.startup import check_file
@@ -102,7 +102,7 @@ class CpuEncoder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.n_cores = len(os.sched_getaffinity(0))
+        self.n_cores = usable_cores()
         self._alone = load_network(path, n_threads=self.n_cores)
         self._beside = load_network(path, n_threads=1) if self.n_cores > 1 else self._alone
         self._pool = ThreadPoolExecutor(self.n_cores)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanqa import contract
+from spanqa.cores import usable_cores
 from spanqa.errors import SpanqaError
 from spanqa.manifest import Manifest
 from spanqa.windows import Batch
@@ -99,7 +99,7 @@ def _compiled(core: Any, path: Path, n_threads: int) -> Any:
         network.get_rt_info(list(PRECISION_KEY)).astype(str) if network.has_rt_info(list(PRECISION_KEY)) else "f32"
     )
     # A stream computes one run at a time.
-    n_streams = max(1, len(os.sched_getaffinity(0)) // n_threads)
+    n_streams = max(1, usable_cores() // n_threads)
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": n_streams,

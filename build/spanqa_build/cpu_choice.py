@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from spanqa.cores import usable_cores
 from spanqa_build.comparison import FLOAT32, Comparison, Stage
 from spanqa_build.cpu_candidates import Candidate
 from spanqa_build.cpu_gate import verdict_of
@@ -135,7 +135,7 @@ def preferred(speeds: Mapping[str, float], errors: Mapping[str, float], prefer: 
 
 
 def _measured(comparison: Comparison, candidate: Candidate) -> Stage:
-    return comparison.of(candidate.name, candidate.load(n_threads=len(os.sched_getaffinity(0))).run, rows_per_batch=1)
+    return comparison.of(candidate.name, candidate.load(n_threads=usable_cores()).run, rows_per_batch=1)
 
 
 def _remedy(candidate: Candidate) -> str:

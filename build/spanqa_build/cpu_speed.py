@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
+from spanqa.cores import usable_cores
 from spanqa.windows import Batch, Windows, batch_windows
 from spanqa_build.cpu_candidates import Candidate
 
@@ -45,7 +45,7 @@ def windows_per_s(candidates: Mapping[str, Candidate], batches: Sequence[Batch])
     networks = {name: candidate.load(n_threads=1) for name, candidate in candidates.items()}
     n_windows = sum(len(batch.input_ids) for batch in batches)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for number in range(-1, N_ROUNDS):
             for name, network in networks.items():
                 started = time.perf_counter()

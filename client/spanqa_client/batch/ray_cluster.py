@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spanqa.cores import usable_cores
 from spanqa.errors import InputError, SpanqaError
 
 HERE = "here"
@@ -58,7 +59,7 @@ def connected(address: str, n_workers: int) -> Iterator[None]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spanqa-ray-", ignore_cleanup_errors=True))
             options = {
                 "address": "local",
-                "num_cpus": max(n_workers, len(os.sched_getaffinity(0))),
+                "num_cpus": max(n_workers, usable_cores()),
                 "include_dashboard": False,
                 "object_store_memory": (n_workers + 8) * _STORE_BYTES_OF_WORKER,
                 "_temp_dir": folder,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from spanqa.contract import QUESTION_ANSWERING
+from spanqa.cores import usable_cores
 from spanqa.errors import InputError, SpanqaError
 from spanqa_client.batch.ray_cluster import HERE, check_address
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_URL
@@ -203,4 +203,4 @@ def _warnings(tally: Tally) -> list[str]:
 
 
 def _n_cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return usable_cores()

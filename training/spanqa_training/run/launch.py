@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.fabric import Fabric
 
+from spanqa.cores import usable_cores
 from spanqa_training.errors import RunError
 from spanqa_training.spec.schema import PRECISIONS, TrainerSpec
 
@@ -70,7 +71,7 @@ def run_processes(trainer: TrainerSpec, function: Callable[..., Result], *argume
     if n_processes == 1:
         return function(Fabric(accelerator=accelerator, devices=1, precision=precision), *arguments)
     # Ports and threads are per run: two runs on one machine must not meet, and each process has its share of the cores.
-    threads = str(max(1, (os.cpu_count() or 1) // n_processes))
+    threads = str(max(1, usable_cores() // n_processes))
     with _environment("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", threads)), _signals_to_children() as stopped:
         try:
             result: Result = _launched(
