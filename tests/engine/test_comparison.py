@@ -136,7 +136,7 @@ class Server:
 def test_a_server_that_answers_worse_than_int8_may_fails_the_command_after_the_table(
     root, minilm, monkeypatch, capsys, tmp_path, right
 ):
-    monkeypatch.setattr(comparison_module, "QAClient", lambda _url: Server(*minilm, right=right))
+    monkeypatch.setattr(comparison_module, "QAClient", lambda _url, model_name: Server(*minilm, right=right))
     questions = tmp_path / "questions.json"
     write_squad(read_dataset(root / "data" / "heldout200.json")[:20], questions)
     model = str(root / "training" / "checkpoints" / "spanqa-minilm")
