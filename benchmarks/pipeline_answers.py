@@ -103,9 +103,8 @@ def compared(args: argparse.Namespace, folder: Path) -> tuple[list[Mapping[str, 
         max_answer_tokens=checkpoint.max_answer_tokens, word_boundaries=checkpoint.word_boundaries
     )
     network, backend = network_of(model.eval()), Backend.from_file(str(place / "tokenizer.json"))
-    backend.no_truncation()
     backend.no_padding()
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     pairs = zip(examples, outcome.said, strict=True)
     for example, (text, _, _, start) in tqdm(pairs, total=len(examples), disable=True if args.quiet else None):
         steps = answers_by_step(

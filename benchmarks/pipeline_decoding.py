@@ -28,6 +28,7 @@ STEPS = (
     "probabilities within a window",
     "widened to words afterwards",
     "spans of one text added up",
+    "words cut by a window's edge",
     SPACES,
 )
 """What the pipeline does and we do not, in the order in which `answers_by_step` goes."""
@@ -39,9 +40,10 @@ Network = Callable[[Batch], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A span of the pipeline's: the product of its two probabilities, and its first and last context piece."""
+    """A span of the pipeline's: the product of its two probabilities, its window, its first and last piece therein."""
 
     score: float
+    window: int
     first: int
     last: int
 
@@ -62,7 +64,7 @@ def answers_by_step(
         question: The question.
         context: The context.
         maker: The model's windows.
-        backend: The tokenizers library's tokenizer of the exported folder, which knows its words.
+        backend: The tokenizers library's tokenizer of the exported folder, which knows its words; it is set to cut.
         network: Encoder input to logits.
         settings: The model's decoding; no answer where the margin is above 0, as in the pipeline.
         overlap: Pieces that two windows of the pipeline share.
@@ -79,13 +81,21 @@ def answers_by_step(
     answers.append(_exact(theirs, context, network, replace(settings, word_boundaries=False)))
     candidates, null = _candidates(theirs, network, settings.max_answer_tokens)
     chars = theirs.document.chars
-    plain = [(one.score, int(chars[one.first, 0]), int(chars[one.last, 1])) for one in candidates]
+    plain = []
+    for one in candidates:
+        first, last = (piece + theirs.starts[one.window] for piece in (one.first, one.last))
+        plain.append((one.score, int(chars[first, 0]), int(chars[last, 1])))
     answers.append(_best(plain, null, context))
-    words = _widened(candidates, backend.encode(question, context), theirs.context_offset)
-    visible = [_without_spaces(word, context) for word in words]
+    backend.no_truncation()
+    whole = backend.encode(question, context)
+    backend.enable_truncation(maker.settings.max_seq_length, stride=overlap, strategy="only_second")
+    cut = backend.encode(question, context)
+    words = _widened(candidates, [whole] * len(theirs), theirs.context_offset + theirs.starts)
+    parts = _widened(candidates, [cut, *cut.overflowing], np.full(len(theirs), theirs.context_offset))
+    visible, of_parts = ([_without_spaces(one, context) for one in spans] for spans in (words, parts))
     answers.append(_best(visible, null, context))
-    answers.append(_best(_added_up(visible, context), null, context))
-    answers.append(_best(_added_up(words, context), null, context))
+    for spans in (visible, of_parts, parts):
+        answers.append(_best(_added_up(spans, context), null, context))
     return answers
 
 
@@ -136,7 +146,7 @@ def _candidates(windows: Windows, network: Network, max_answer_tokens: int) -> t
     candidates = []
     null = float("inf")
     starts, ends = _logits(windows, network)
-    for row, (first, n_context) in enumerate(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True)):
+    for row, n_context in enumerate(windows.lengths.tolist()):
         offset = windows.context_offset
         places = np.array([0, *range(offset, offset + n_context)])
         start, end = (_softmax(logits[row, places]) for logits in (starts, ends))
@@ -147,7 +157,7 @@ def _candidates(windows: Windows, network: Network, max_answer_tokens: int) -> t
         for index in kept[np.argsort(-products[kept])].tolist():
             low, high = divmod(index, n_context)
             if products[index] > 0:
-                candidates.append(_Candidate(score=float(products[index]), first=first + low, last=first + high))
+                candidates.append(_Candidate(score=float(products[index]), window=row, first=low, last=high))
     return candidates, null
 
 
@@ -156,16 +166,26 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(exponentials / exponentials.sum(), dtype=np.float32)
 
 
-def _widened(candidates: list[_Candidate], encoding: Any, offset: int) -> list[tuple[float, int, int]]:
-    """Spans from the first character of their first word to the last of their last, words as the tokenizer has them."""
+def _widened(
+    candidates: Sequence[_Candidate], encodings: Sequence[Any], offsets: NDArray[Any]
+) -> list[tuple[float, int, int]]:
+    """Spans from the first character of their first word to the last of their last, words as the tokenizer has them.
+
+    Args:
+        candidates: The spans.
+        encodings: What knows the words, for each window; a window's own has no more of a word than lies in it.
+        offsets: The place therein of each window's first context piece.
+    """
     found = []
     for one in candidates:
-        first, last = (encoding.token_to_word(piece + offset) for piece in (one.first, one.last))
+        encoding = encodings[one.window]
+        low, high = (piece + int(offsets[one.window]) for piece in (one.first, one.last))
+        first, last = encoding.token_to_word(low), encoding.token_to_word(high)
         if first is None or last is None:
-            low, high = encoding.offsets[one.first + offset][0], encoding.offsets[one.last + offset][1]
+            chars = encoding.offsets[low][0], encoding.offsets[high][1]
         else:
-            low, high = encoding.word_to_chars(first, 1)[0], encoding.word_to_chars(last, 1)[1]
-        found.append((one.score, int(low), int(high)))
+            chars = encoding.word_to_chars(first, 1)[0], encoding.word_to_chars(last, 1)[1]
+        found.append((one.score, int(chars[0]), int(chars[1])))
     return found
 
 
