@@ -25,7 +25,7 @@ import torch
 from bench_setting import ROOT, heldout_examples, parser_of, print_result
 from peer_environments import PeerError, default_folder, environment_python
 from peer_turn import take_turn
-from pipeline_decoding import SPACES, UNEXPLAINED, Network, answers_by_step, reason_of
+from pipeline_decoding import SPACES, UNEXPLAINED, Network, answers_by_step, certainty_of, reason_of
 from tokenizers import Tokenizer as Backend
 from tqdm import tqdm
 
@@ -39,6 +39,8 @@ from spanqa_training.weights.model_sources import open_model
 SHIPPED = ROOT / "training" / "checkpoints" / "spanqa-minilm"
 REQUIREMENTS = ROOT / "requirements" / "peers-transformers.txt"
 LEAST_SHARE = 0.97
+CERTAIN = 0.5
+"""Share of all spans and none from which a model is certain of an answer; of the others many are about as good."""
 
 
 def exported_folder(checkpoint: Path, folder: Path) -> Path:
@@ -107,17 +109,12 @@ def compared(args: argparse.Namespace, folder: Path) -> tuple[list[Mapping[str, 
     rows: list[Mapping[str, Any]] = []
     pairs = zip(examples, outcome.said, strict=True)
     for example, (text, _, _, start) in tqdm(pairs, total=len(examples), disable=True if args.quiet else None):
-        steps = answers_by_step(
-            example.question,
-            example.context,
-            maker=maker,
-            backend=backend,
-            network=network,
-            settings=settings,
-            overlap=windows["overlap"],
-        )
+        asked = {"maker": maker, "network": network, "settings": settings}
+        pair = (example.question, example.context)
+        steps = answers_by_step(*pair, **asked, backend=backend, overlap=windows["overlap"])
+        certainty = certainty_of(*pair, **asked)
         row = {"id": example.id, "question": example.question, "spanqa": steps[0][0], "pipeline": text}
-        rows.append({**row, "reason": reason_of(steps, (text, start))})
+        rows.append({**row, "certainty": certainty, "reason": reason_of(steps, (text, start))})
     return rows, {**outcome.about, "windows": windows}
 
 
@@ -147,6 +144,9 @@ def main() -> int:
     reasons = Counter(row["reason"] for row in others)
     share = (n_same + n_spaced) / len(rows)
     counts = {"questions": len(rows), "same": n_same, "same_but_for_spaces": n_spaced}
+    certain = [row for row in rows if row["certainty"] >= CERTAIN]
+    n_certain, n_other = len(certain), sum(row in others for row in certain)
+    counts |= {"certain": n_certain, "certain_and_same": n_certain - n_other}
     result = {**counts, "share": share, "reasons": reasons, **about}
     table = [("answers", "count"), ("the same", f"{n_same:,}")]
     table += [(f"the same but for {SPACES}", f"{n_spaced:,}")] * bool(n_spaced)
@@ -154,6 +154,7 @@ def main() -> int:
     print_result({**result, "others": others}, table, as_json=args.json)
     if not args.json:
         print(f"{share:.1%} of {len(rows):,} best answers are the same (at least {LEAST_SHARE:.0%} is asked for)")
+        print(f"of {n_certain:,} that the model is certain of (a share of {CERTAIN:.0%}), {n_certain - n_other:,} are")
         for row in others:
             print(f"{row['question']}\n  spanqa    {row['spanqa']!r}\n  pipeline  {row['pipeline']!r}: {row['reason']}")
     return int(share < LEAST_SHARE or UNEXPLAINED in reasons)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spanqa.spans import DecodeSettings, decode
+from spanqa.spans import Decoded, DecodeSettings, decode
 from spanqa.windows import Batch, WindowMaker, Windows, WindowSettings, batch_windows
 
 UNEXPLAINED = "not explained"
@@ -108,9 +108,24 @@ def reason_of(steps: Sequence[Answer], theirs: Answer) -> str | None:
     return ", ".join(name for name, (one, next_) in zip(STEPS, pairwise(steps), strict=True) if one != next_)
 
 
+def certainty_of(
+    question: str, context: str, *, maker: WindowMaker, network: Network, settings: DecodeSettings
+) -> float:
+    """The share that our answer, or that there is none, has of all spans of whole words and none together, 0 to 1."""
+    decoded = _decoded(maker.windows(question, context), context, network, settings)
+    share = decoded.spans[0].score
+    return share if decoded.has_answer(0.0) else share * float(np.exp(decoded.no_answer_margin))
+
+
 def _exact(windows: Windows, context: str, network: Network, settings: DecodeSettings) -> Answer:
+    decoded = _decoded(windows, context, network, settings)
+    best = decoded.spans[0]
+    return (best.text, best.char_start) if decoded.has_answer(0.0) else ("", 0)
+
+
+def _decoded(windows: Windows, context: str, network: Network, settings: DecodeSettings) -> Decoded:
     start_logits, end_logits = _logits(windows, network)
-    decoded = decode(
+    return decode(
         windows,
         context,
         start_logits,
@@ -118,8 +133,6 @@ def _exact(windows: Windows, context: str, network: Network, settings: DecodeSet
         max_answer_tokens=settings.max_answer_tokens,
         word_boundaries=settings.word_boundaries,
     )
-    best = decoded.spans[0]
-    return (best.text, best.char_start) if decoded.has_answer(0.0) else ("", 0)
 
 
 def _logits(windows: Windows, network: Network) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

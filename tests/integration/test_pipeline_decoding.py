@@ -110,3 +110,19 @@ def test_words_with_the_space_before_them_give_answers_with_it(benchmark: Callab
     steps = module.answers_by_step("who", CONTEXT, **given)
     assert steps == [("old", 4)] * 7 + [(" old", 3)]
     assert module.reason_of(steps, (" old", 3)) == module.SPACES
+
+
+def test_certainty_is_the_share_of_the_answer_or_of_none(benchmark: Callable[[str], Any], tokenizer: Tokenizer) -> None:
+    """Spans of one, one and two parts ("the", "the old", "old") beside none of four, and of one."""
+    maker, certainty_of = WindowMaker(tokenizer, LONG), benchmark("pipeline_decoding").certainty_of
+    for null, certainty in ((4.0, 4 / 8), (1.0, 2 / 5)):
+
+        def network(batch: Batch, null: float = null) -> tuple[Any, Any]:
+            logits = np.full((2, *batch.input_ids.shape), -30.0, dtype=np.float32)
+            first = int(batch.token_type_ids[0].argmax())
+            logits[0, 0, [0, first, first + 1]] = np.log([null, 1.0, 2.0])
+            logits[1, 0, [0, first, first + 1]] = 0.0
+            return logits[0], logits[1]
+
+        found = certainty_of("who", "the old", maker=maker, network=network, settings=WHOLE)
+        assert found == pytest.approx(certainty, abs=1e-6)
