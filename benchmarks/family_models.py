@@ -68,7 +68,7 @@ def trained_checkpoint(family: str, folder: Path, data: dict[str, Path], *, step
     Returns:
         The trained checkpoint.
     """
-    source, base, results = folder / "source", folder / "base", folder / "results"
+    source, base, results = folder / "source", folder / "base", folder / f"{steps}-steps"
     trained = results / "checkpoints" / "trained-model.tlt"
     if not (source / "is-made").exists():
         source.mkdir(parents=True, exist_ok=True)

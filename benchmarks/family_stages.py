@@ -5,7 +5,7 @@
 trains a small model of each family on a part of the SQuAD file (family_models.py), and asks held-out questions of torch
 in float32 and of every stage behind it, with the limits of `spanqa build`: float32 must be the checkpoint's network,
 float16 nearly so, int8 pass the gate of build/spanqa_build/cpu_gate.py, and a server say what its network says. What
-FOLDER holds is not done again. The exit status is 1 where a stage fails.
+FOLDER holds is not done again. The exit status is 1 where a stage fails, or a model answers all or nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from family_road import Road
 
 from spanqa.files import write_atomically
 from spanqa_training.checkpoints.checkpoint import load_checkpoint
+
+LEAST_SHARE = 0.02
+"""Of the questions, that a model must answer, and leave without an answer."""
 
 
 def measured(family: str, args: argparse.Namespace, data: Mapping[str, Path]) -> dict[str, Any]:
@@ -55,6 +58,12 @@ def measured(family: str, args: argparse.Namespace, data: Mapping[str, Path]) ->
     return result
 
 
+def says_both(result: Mapping[str, Any]) -> bool:
+    """Whether answers and "no answer" both come out: else hardly an answer is compared."""
+    share = result["answered"] / result["asked"]["questions"]
+    return bool(LEAST_SHARE <= share <= 1 - LEAST_SHARE)
+
+
 def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Lay the families' stages out, a line each."""
     table: list[tuple[str, ...]] = [
@@ -77,7 +86,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="for models and results")
     parser.add_argument("--families", default=",".join(FAMILIES), help="which, separated by commas (default: all)")
     parser.add_argument("--questions", type=int, default=500, metavar="N", help="questions (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=500, metavar="N", help="of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="of each training (default: %(default)s)")
     args = parser.parse_args()
     families = args.families.split(",")
     unknown = [family for family in families if family not in FAMILIES]
@@ -89,7 +98,10 @@ def main() -> int:
     data = write_data(args.dataset, args.output)
     results = [measured(family, args, data) for family in families]
     print_result({"families": results}, table_of(results), as_json=args.json)
-    return int(not all(stage["passes"] for one in results for stage in one["stages"]))
+    mute = [one["family"] for one in results if not says_both(one)]
+    if mute:
+        print(f"{', '.join(mute)}: answers or none at all: give more --steps", file=sys.stderr)
+    return int(bool(mute) or not all(stage["passes"] for one in results for stage in one["stages"]))
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ def test_a_stage_that_fails_stands_in_the_table_and_in_the_exit_status(
     assert "FAILS: fused against torch: 3 of 500 answers changed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("answered", "says"), [(0, False), (9, False), (10, True), (490, True), (491, False)])
+def test_a_model_that_answers_all_or_nothing_is_told(stages: Any, answered: int, says: bool) -> None:
+    assert stages.says_both({"answered": answered, "asked": {"questions": 500}}) == says
+
+
 def test_what_was_measured_with_the_same_settings_is_read_and_nothing_else(
     stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
