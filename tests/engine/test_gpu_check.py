@@ -18,7 +18,7 @@ HEADER = "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 
 
 @pytest.fixture(scope="module")
 def dry_run(root):
-    command = [str(root / "build" / "gpu_check.sh"), "-m", "checkpoint.tlt", "-t", "v100", "-w", "/work/check", "--dry"]
+    command = [str(root / "build" / "gpu_check.sh"), "-m", "checkpoint.tlt", "-t", "v100", "-w", "/my/check", "--dry"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -152,95 +152,98 @@ def test_broken_specs_are_named_by_their_key(say, tiny_checkpoint, fifty_questio
     assert mend in message
 
 
-@pytest.fixture
-def broken_checkpoint(tiny_checkpoint, tmp_path):
-    """Makes a copy of a checkpoint and breaks it."""
-    key = Key(secret=b"right")
+KEY = Key(secret=b"right")
 
-    def packed(**options):
-        save_checkpoint(*load_checkpoint(tiny_checkpoint), tmp_path / "model.tlt", **options)
-        return tmp_path / "model.tlt"
 
-    def packed_in_chunks():
+def cut(path, n_bytes):
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    return path
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+    return path
+
+
+class Copies:
+    """Copies of a checkpoint, whole and with a fault."""
+
+    def __init__(self, source, place):
+        self.source, self.place, self.file = source, place, place / "model.tlt"
+
+    def packed(self, **options):
+        save_checkpoint(*load_checkpoint(self.source), self.file, **options)
+        return self.file
+
+    def packed_in_chunks(self):
         """One whose encrypted weights are more than a chunk: what is read is not all, and is checked all the same."""
-        small = read_checkpoint(tiny_checkpoint)
+        small = read_checkpoint(self.source)
         encoder = replace(small.encoder, hidden_size=256, intermediate_size=1024)
-        save_checkpoint(replace(small, encoder=encoder), SpanModel(encoder), tmp_path / "model.tlt", key=key)
-        return tmp_path / "model.tlt"
+        save_checkpoint(replace(small, encoder=encoder), SpanModel(encoder), self.file, key=KEY)
+        return self.file
 
-    def folder():
-        return shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    def folder(self):
+        return shutil.copytree(self.source, self.place / "model")
 
-    def without(name):
-        made = folder()
+    def without(self, name):
+        made = self.folder()
         (made / name).unlink()
         return made
 
-    def edited(name, old, new):
-        made = folder()
+    def edited(self, name, old, new):
+        made = self.folder()
         text = (made / name).read_text(encoding="utf-8")
         assert old in text
         (made / name).write_text(text.replace(old, new, 1), encoding="utf-8")
         return made
 
-    def cut(path, n_bytes):
-        path.write_bytes(path.read_bytes()[:n_bytes])
-        return path
+    def other(self, content):
+        self.file.write_bytes(content)
+        return self.file
 
-    def flipped(path, at):
-        content = bytearray(path.read_bytes())
-        content[at] ^= 1
-        path.write_bytes(bytes(content))
-        return path
+    def torch_file(self):
+        torch.save({"weight": torch.ones(3)}, self.file)
+        return self.file
 
-    def file(content):
-        (tmp_path / "model.tlt").write_bytes(content)
-        return tmp_path / "model.tlt"
-
-    def torch_file():
-        torch.save({"weight": torch.ones(3)}, tmp_path / "model.tlt")
-        return tmp_path / "model.tlt"
-
-    def other_zip():
-        with zipfile.ZipFile(tmp_path / "model.tlt", "w") as archive:
+    def other_zip(self):
+        with zipfile.ZipFile(self.file, "w") as archive:
             archive.writestr("../evil.json", "{}")
-        return tmp_path / "model.tlt"
+        return self.file
 
-    def exported():
-        packed = tmp_path / "network.onnx"
-        packed.write_bytes(b"network")
-        save_packed_network(
-            tmp_path / "model.tlt", read_checkpoint(tiny_checkpoint), packed, precision="float32", key=key
-        )
-        return tmp_path / "model.tlt"
-
-    return {
-        "no weights": lambda: without("model.safetensors"),
-        "no tokenizer": lambda: without("tokenizer.json"),
-        "no config": lambda: without("config.json"),
-        "another architecture": lambda: edited("config.json", '"num_layers": 2', '"num_layers": 3'),
-        "another tokenizer": lambda: edited("tokenizer.json", "##s", "##x"),
-        "a later version": lambda: edited("config.json", '"format_version": 1', '"format_version": 9'),
-        "broken JSON": lambda: edited("config.json", "{", "["),
-        "cut weights": lambda: cut(folder() / "model.safetensors", 1000).parent,
-        "a flipped bit": lambda: flipped(folder() / "model.safetensors", 200_000).parent,
-        "a cut file": lambda: cut(packed(), 100_000),
-        "a flipped bit in a file": lambda: flipped(packed(), 200_000),
-        "an encrypted file with a flipped bit": lambda: flipped(packed_in_chunks(), 500_000),
-        "a small encrypted file with a flipped bit": lambda: flipped(packed(key=key), 200_000),
-        "an encrypted file that is cut": lambda: cut(packed(key=key), 200_000),
-        "a file of the old toolkit": lambda: file(
-            bytes((i * i * 7919 + i * 104729) % 65521 % 256 for i in range(20000))
-        ),
-        "an empty file": lambda: file(b""),
-        "text": lambda: file(b"hello" * 100),
-        "a torch file": torch_file,
-        "another zip": other_zip,
-        "an exported network": exported,
-        "nothing": lambda: tmp_path / "nowhere",
-    }
+    def exported(self):
+        network = self.place / "network.onnx"
+        network.write_bytes(b"network")
+        save_packed_network(self.file, read_checkpoint(self.source), network, precision="float32", key=KEY)
+        return self.file
 
 
+BROKEN = {
+    "no weights": lambda copies: copies.without("model.safetensors"),
+    "no tokenizer": lambda copies: copies.without("tokenizer.json"),
+    "no config": lambda copies: copies.without("config.json"),
+    "another architecture": lambda copies: copies.edited("config.json", '"num_layers": 2', '"num_layers": 3'),
+    "another tokenizer": lambda copies: copies.edited("tokenizer.json", "##s", "##x"),
+    "a later version": lambda copies: copies.edited("config.json", '"format_version": 1', '"format_version": 9'),
+    "broken JSON": lambda copies: copies.edited("config.json", "{", "["),
+    "cut weights": lambda copies: cut(copies.folder() / "model.safetensors", 1000).parent,
+    "a flipped bit": lambda copies: flipped(copies.folder() / "model.safetensors", 200_000).parent,
+    "a cut file": lambda copies: cut(copies.packed(), 100_000),
+    "a flipped bit in a file": lambda copies: flipped(copies.packed(), 200_000),
+    "an encrypted file with a flipped bit": lambda copies: flipped(copies.packed_in_chunks(), 500_000),
+    "a small encrypted file with a flipped bit": lambda copies: flipped(copies.packed(key=KEY), 200_000),
+    "an encrypted file that is cut": lambda copies: cut(copies.packed(key=KEY), 200_000),
+    "a file of the old toolkit": lambda copies: copies.other(
+        bytes((i * i * 7919 + i * 104729) % 65521 % 256 for i in range(20000))
+    ),
+    "an empty file": lambda copies: copies.other(b""),
+    "text": lambda copies: copies.other(b"hello" * 100),
+    "a torch file": Copies.torch_file,
+    "another zip": Copies.other_zip,
+    "an exported network": Copies.exported,
+    "nothing": lambda copies: copies.place / "nowhere",
+}
 CHECKPOINTS = {
     "no weights": ("model.safetensors", "missing: restore it"),
     "no tokenizer": ("tokenizer.json", "missing: restore it"),
@@ -267,9 +270,9 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_broken_checkpoints_are_named_by_their_file(say, broken_checkpoint, fifty_questions, kind, tmp_path):
+def test_broken_checkpoints_are_named_by_their_file(say, tiny_checkpoint, fifty_questions, kind, tmp_path):
     place, mend = CHECKPOINTS[kind]
-    path = broken_checkpoint[kind]()
+    path = BROKEN[kind](Copies(tiny_checkpoint, tmp_path))
     message = say("evaluate", "-m", path, fifty_questions, "-k", "right", "--quiet")
     assert place in message
     assert mend in message
@@ -284,13 +287,11 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_what_is_no_network_is_named_by_its_file(
-    say, broken_checkpoint, tiny_checkpoint, fifty_questions, tmp_path, kind
-):
+def test_what_is_no_network_is_named_by_its_file(say, tiny_checkpoint, fifty_questions, tmp_path, kind):
     place, mend = NETWORKS[kind]
     checkpoint = tmp_path / "a" / "model"
     shutil.copytree(tiny_checkpoint, checkpoint)
-    path = checkpoint if kind == "a checkpoint" else broken_checkpoint[kind]()
+    path = checkpoint if kind == "a checkpoint" else BROKEN[kind](Copies(tiny_checkpoint, tmp_path))
     message = say("infer_onnx", "-m", path, "-g", "1", "-r", tmp_path / "r", f"infer_ds.file={fifty_questions}")
     assert place in message
     assert mend in message
