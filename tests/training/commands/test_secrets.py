@@ -52,7 +52,7 @@ def encrypted(tmp_path_factory, tiny_checkpoint, twenty_questions):
 
 
 def command_lines(parent):
-    """What the process list shows of a process's descendants."""
+    """What the process list shows of a process's descendants, each with its number: two may show the same."""
     shown = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,7 +63,7 @@ def command_lines(parent):
     found, frontier = [], {parent}
     while frontier:
         children = {pid for pid, (of, _) in shown.items() if of in frontier}
-        found += [shown[pid][1] for pid in children]
+        found += [(pid, shown[pid][1]) for pid in children]
         frontier = children
     return found
 
@@ -84,8 +84,8 @@ def test_two_processes_get_the_key_and_nothing_shows_it(train, tmp_path, capfd):
         ended.set()
         looking.join()
     told = "".join(capfd.readouterr())
-    assert sum(b"spawn_main" in line for line in seen) >= 2
-    assert not [line for line in seen if SECRET.encode() in line]
+    assert len({process for process, line in seen if b"spawn_main" in line}) >= 2
+    assert not [line for _, line in seen if SECRET.encode() in line]
     assert SECRET not in told
     assert "give env:NAME or @FILE instead" in told
     assert files_below(tmp_path / "run")
