@@ -115,7 +115,7 @@ def measure_checkpoint(args: argparse.Namespace) -> Rows:
     model.eval()
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
     examples = read_dataset(args.dataset) if args.dataset else heldout_examples()
-    settings = DecodeSettings(max_answer_tokens=checkpoint.max_answer_tokens, temperature=checkpoint.temperature)
+    settings = DecodeSettings(max_answer_tokens=checkpoint.max_answer_tokens)
     ask: Callable[[Network], Evaluation] = partial(
         evaluate, maker=maker, examples=examples, settings=settings, quiet=args.quiet, rows_per_batch=1
     )

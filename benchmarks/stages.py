@@ -87,7 +87,7 @@ def _said_from_logits(checkpoint: Checkpoint, windows: Windows, context: str, lo
         context,
         *logits,
         max_answer_tokens=checkpoint.max_answer_tokens,
-        temperature=checkpoint.temperature,
+        scale=checkpoint.scale,
         word_boundaries=checkpoint.word_boundaries,
     )
     best = decoded.spans[0]

@@ -34,7 +34,7 @@ def _decoded(examples: Sequence[Example], inputs: Sequence[Any], settings: Any, 
             *logits,
             n_best=n_best,
             max_answer_tokens=settings.max_answer_tokens,
-            temperature=settings.temperature,
+            scale=settings.scale,
             word_boundaries=settings.word_boundaries,
         )
         for example, (windows, logits) in zip(examples, inputs, strict=True)

@@ -2,9 +2,9 @@
 
 With S(c) the best start + end logit of character span c over all windows and token spans that give it, and N the
 smallest null score (start + end logit of [CLS]) over windows, the no-answer margin is N - max S, as in BERT's
-SQuAD 2.0 script; a span's score is its share of exp(S / T) among all spans and the null. With word boundaries only the
-spans of whole words count, in the order, the margin and the scores alike; where a context has none (each of its words
-is longer than an answer may be, or than a window), all of its spans count.
+SQuAD 2.0 script; a span's score is its share of exp(S / T) among the spans, times how likely there is an answer
+(`ScoreScale`). With word boundaries only the spans of whole words count, in the order, the margin and the scores alike;
+where a context has none (each of its words is longer than an answer may be, or than a window), all of its spans count.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from spanqa import contract
 from spanqa.errors import InputError, LogitsError, SettingsError
 from spanqa.grid import SpanGrid
+from spanqa.score_scale import ScoreScale
 from spanqa.search import search
 from spanqa.windows import Windows
+
+UNFITTED = ScoreScale()
+"""A score is a share among all spans and the null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +33,16 @@ class DecodeSettings:
         no_answer_threshold: There is an answer where the margin is at most this.
         max_answer_tokens: Longest answer in word pieces.
         temperature: T of the scores; 1 unless fitted.
+        answer_slope: Of the log-odds of an answer over the margin, for the scores; None unless fitted.
+        answer_offset: Those at margin 0.
         word_boundaries: Whether answers begin and end where words do.
     """
 
     no_answer_threshold: float = 0.0
     max_answer_tokens: int = contract.DEFAULT_MAX_ANSWER_TOKENS
     temperature: float = 1.0
+    answer_slope: float | None = None
+    answer_offset: float = 0.0
     word_boundaries: bool = False
 
     def __post_init__(self) -> None:
@@ -42,10 +50,14 @@ class DecodeSettings:
             raise SettingsError(f"no_answer_threshold must be a finite number, got {self.no_answer_threshold}")
         if self.max_answer_tokens < 1:
             raise SettingsError(f"max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
-        if not self.temperature > 0 or not np.isfinite(self.temperature):
-            raise SettingsError(f"temperature must be a positive number, got {self.temperature}")
         if not isinstance(self.word_boundaries, bool):
             raise SettingsError(f"word_boundaries is {self.word_boundaries!r}: give true or false")
+        _ = self.scale
+
+    @property
+    def scale(self) -> ScoreScale:
+        """How scores are made of logits."""
+        return ScoreScale(self.temperature, self.answer_slope, self.answer_offset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +69,7 @@ class Span:
         char_start: First code point.
         char_end: End, exclusive.
         logit: Start + end logit, S.
-        score: Probability among all spans and the null, in 0..1.
+        score: Probability that it is right, in 0..1, as `ScoreScale` says.
     """
 
     text: str
@@ -97,7 +109,7 @@ def decode(
     *,
     n_best: int = 1,
     max_answer_tokens: int = contract.DEFAULT_MAX_ANSWER_TOKENS,
-    temperature: float = 1.0,
+    scale: ScoreScale = UNFITTED,
     word_boundaries: bool = False,
     distinct: bool = False,
 ) -> Decoded:
@@ -111,7 +123,7 @@ def decode(
         end_logits: Same shape and dtype.
         n_best: Most spans returned, at least 1.
         max_answer_tokens: Longest span in word pieces, at least 1; what is more than the windows' room is cut to it.
-        temperature: Divides logits in the scores; does not change the order.
+        scale: How scores are made of logits; does not change the order.
         word_boundaries: Whether spans that begin or end inside a word are left out.
         distinct: Whether the spans returned do not overlap: greedily, each the best that overlaps none before it.
 
@@ -127,12 +139,10 @@ def decode(
     band = min(max_answer_tokens, windows.room, len(windows.document))
     for whole_words in (True, False) if word_boundaries else (False,):
         grid = SpanGrid(windows, start_logits, end_logits, band=band, word_boundaries=whole_words)
-        best, top, mass = search(grid, n_best=n_best, temperature=temperature, distinct=distinct)
+        best, top, mass = search(grid, n_best=n_best, temperature=scale.temperature, distinct=distinct)
         if len(best.logit):
             break
-    largest = max(top, null_logit)
-    total = mass * np.exp((top - largest) / temperature) + np.exp((null_logit - largest) / temperature)
-    scores = np.exp((best.logit.astype(np.float64) - largest) / temperature) / total
+    scores = _scores(best.logit.astype(np.float64), null_logit, top, mass, scale)
     columns = zip(best.char_start.tolist(), best.char_end.tolist(), best.logit.tolist(), scores.tolist(), strict=True)
     return Decoded(
         spans=tuple(
@@ -141,6 +151,15 @@ def decode(
         ),
         null_logit=null_logit,
     )
+
+
+def _scores(
+    logits: NDArray[np.float64], null_logit: float, top: float, mass: float, scale: ScoreScale
+) -> NDArray[np.float64]:
+    """Scores of spans, of their logits and the sum of exp((S - top) / T) over all."""
+    # The best span alone adds 1 to the sum: below 1 there is none.
+    likely = scale.answer_probability(null_logit - top, mass) / max(mass, 1.0)
+    return np.asarray(likely * np.exp((logits - top) / scale.temperature))
 
 
 def _check(

@@ -122,7 +122,7 @@ def decode_question(
         end_logits,
         n_best=options.top_n,
         max_answer_tokens=options.max_answer_tokens,
-        temperature=manifest.decode.temperature,
+        scale=manifest.decode.scale,
         word_boundaries=manifest.decode.word_boundaries,
         distinct=options.distinct,
     )

@@ -41,7 +41,7 @@ def main() -> None:
                     context,
                     *logits,
                     max_answer_tokens=settings.max_answer_tokens,
-                    temperature=settings.temperature,
+                    scale=settings.scale,
                     word_boundaries=settings.word_boundaries,
                 )
             )

@@ -181,7 +181,7 @@ def answers_from_logits(
             context,
             *one,
             max_answer_tokens=checkpoint.max_answer_tokens,
-            temperature=checkpoint.temperature,
+            scale=checkpoint.scale,
             word_boundaries=checkpoint.word_boundaries,
         )
         for windows, context, one in zip(all_windows, contexts, logits, strict=True)

@@ -92,6 +92,8 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, network: Network | GpuNetwo
             no_answer_threshold=checkpoint.no_answer_threshold,
             max_answer_tokens=checkpoint.max_answer_tokens,
             temperature=checkpoint.temperature,
+            answer_slope=checkpoint.answer_slope,
+            answer_offset=checkpoint.answer_offset,
             word_boundaries=checkpoint.word_boundaries,
         ),
         packing=CPU_PACKING,

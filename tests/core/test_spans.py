@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from spanqa import search
 from spanqa.errors import InputError, LogitsError, SettingsError
 from spanqa.pair_template import bert_pair
+from spanqa.score_scale import ScoreScale
 from spanqa.spans import DecodeSettings, decode
 from spanqa.tokenization import Pieces
 from spanqa.windows import Windows, WindowSettings, cut_windows
@@ -94,7 +95,7 @@ def cases(draw, repeated_characters: bool):
     band = draw(st.integers(1, windows.room))
     options = {
         "n_best": draw(st.integers(1, 8)),
-        "temperature": draw(st.sampled_from([1.0, 2.5])),
+        "scale": draw(st.sampled_from([ScoreScale(), ScoreScale(2.5), ScoreScale(0.5, 0.3, -0.8)])),
         "word_boundaries": draw(st.booleans()),
         "distinct": draw(st.booleans()),
     }
@@ -111,7 +112,7 @@ def without_overlaps(ranked):
 
 def assert_equals_brute_force(case):
     windows, context, start_logits, end_logits, band, options = case
-    temperature = options["temperature"]
+    scale = options["scale"]
     expected = brute_force(windows, start_logits, end_logits, band, options["word_boundaries"])
     expected = expected or brute_force(windows, start_logits, end_logits, band)
     ranked = sorted(expected.items(), key=lambda item: (-item[1], *item[0]))
@@ -123,9 +124,14 @@ def assert_equals_brute_force(case):
     null = min(float(s[0] + e[0]) for s, e in zip(start_logits, end_logits, strict=True))
     assert got.null_logit == null
     assert got.no_answer_margin == null - float(ranked[0][1])
-    total = math.exp(null / temperature) + sum(math.exp(float(v) / temperature) for v in expected.values())
+    weights = {key: math.exp(float(value) / scale.temperature) for key, value in expected.items()}
+    mass = sum(weights.values())
+    if scale.slope is None:
+        likely = mass / (mass + math.exp(null / scale.temperature))
+    else:
+        likely = 1 / (1 + math.exp(scale.slope * got.no_answer_margin - scale.offset))
     for span in got.spans:
-        assert span.score == pytest.approx(math.exp(span.logit / temperature) / total, rel=1e-4)
+        assert span.score == pytest.approx(likely * weights[span.char_start, span.char_end] / mass, rel=1e-4)
         assert 0 <= span.score <= 1
 
 
@@ -227,6 +233,9 @@ def test_n_best_below_one_is_refused(one_window):
         ("no_answer_threshold", math.nan),
         ("max_answer_tokens", 0),
         ("temperature", 0.0),
+        ("answer_slope", -0.5),
+        ("answer_slope", math.inf),
+        ("answer_offset", math.nan),
         ("word_boundaries", "no"),
         ("word_boundaries", 1),
     ],

@@ -95,7 +95,7 @@ class Offline:
             end,
             n_best=top_n,
             max_answer_tokens=settings.max_answer_tokens,
-            temperature=settings.temperature,
+            scale=settings.scale,
             word_boundaries=settings.word_boundaries,
         )
 

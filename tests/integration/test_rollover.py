@@ -113,7 +113,7 @@ def questions(checkpoint: Checkpoint) -> list[tuple[Example, tuple[str, str]]]:
         texts = []
         for seed in (1, 2):
             start, end = table_of(seed)[:, ids]
-            decoded = decode(windows, example.context, start, end, n_best=1, max_answer_tokens=30, temperature=1.0)
+            decoded = decode(windows, example.context, start, end, n_best=1, max_answer_tokens=30)
             texts.append(decoded.spans[0].text)
         if texts[0] != texts[1]:
             found.append((example, (texts[0], texts[1])))

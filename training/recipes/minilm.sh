@@ -31,5 +31,5 @@ for stage in sentences passages questions; do
     from=$results/$stage/checkpoints/trained-model.tlt
 done
 python "$here/recipes/minilm_threshold.py" "$from" "$results/data/held_back.json"
-spanqa evaluate -m "$from" "$results/data/held_back.json" --fit-temperature --intervals
+spanqa evaluate -m "$from" "$results/data/held_back.json" --fit-scores --intervals
 echo "$from"

@@ -3,8 +3,8 @@
     python training/recipes/minilm_data.py DATA -o results/minilm/data --apart-from heldout16.json
 
 writes sentences.json, passages.json and questions.json (the three stages) and held_back.json (the threshold and the
-temperature). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words in a row
-with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
+scale of the scores). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words
+in a row with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.negatives import make_negatives
 
 HELD_BACK_TITLES = ("Oxygen", "Pharmacy", "squad_train_157", "squad_train_177", "squad_train_192", "squad_train_288")
-"""Articles that no stage trains on: threshold and temperature are fitted on their questions."""
+"""Articles that no stage trains on: threshold and scale of the scores are fitted on their questions."""
 SEED = 42
 TRAINING_SET = ("squad_train_raw.json.gz", "squad_train_rebuilt.json.gz", "squad_train_lower.json.gz")
 """Parts of SQuAD 2.0's training set."""

@@ -6,20 +6,25 @@ question counts, answered or not: where the passage holds no answer, no span is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spanqa.score_scale import ScoreScale
 from spanqa_client.reports.resampling import Interval, ParagraphDraws, ratio
 
 N_BINS = 10
 """Bins of equal mass: each holds a tenth of the questions, so that none is empty or noisier than another."""
-_LOWEST, _HIGHEST = 0.1, 20.0
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_N_STEPS = 14
+_STEPS_AN_OCTAVE, _MOST_STEPS = 4, 16
+"""Temperatures that are tried: 1/16 to 16, each a fifth from the next."""
+_FIRST_SLOPE, _LEAST_SLOPE = 0.3, 0.01
+"""A slope may not be 0 or less: the surer an answer, the likelier it must be."""
+_FARTHEST = 1000.0
+"""Margins beyond tell no more."""
+_N_STEPS, _ENOUGH = 50, 1e-7
 _TINY = 1e-12
 
 
@@ -46,7 +51,7 @@ class Calibration:
 
     Args:
         name: What the scores are.
-        temperature: T that they were made with; None where it is not known.
+        scale: How they were made; None where it is not known.
         bins: By ascending score.
         ece: Expected calibration error in percent: the mean over questions of their bin's |score - right|
             (Naeini et al. 2015; bins of equal mass: Nixon et al. 2019).
@@ -58,7 +63,7 @@ class Calibration:
     """
 
     name: str
-    temperature: float | None
+    scale: ScoreScale | None
     bins: Sequence[Bin]
     ece: float
     ece_interval: Interval
@@ -68,22 +73,20 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tempered:
-    """A temperature fitted on one part of the questions, and the scores that it gives to the others.
+class FittedScale:
+    """A scale of scores, with what scales fitted on the other parts of the questions give to each part (cross-fitting).
 
     Args:
-        temperature: The fitted T.
-        before: T of the model as it was.
-        fitted_on: What it was fitted on, in words.
-        held_back: Places of the questions that it was not fitted on.
-        scores_before: Score of each of these with the T before, 0..1.
-        scores_after: The same with the fitted T.
+        scale: Fitted on all questions.
+        before: The model's as it was.
+        fitted_on: What it was fitted on, and what it was judged on, in words.
+        scores_before: Score of each question as it was, 0..1.
+        scores_after: The same by a scale that was not fitted on its part.
     """
 
-    temperature: float
-    before: float
+    scale: ScoreScale
+    before: ScoreScale
     fitted_on: str
-    held_back: Sequence[int]
     scores_before: Sequence[float]
     scores_after: Sequence[float]
 
@@ -94,7 +97,7 @@ def calibration_from_scores(
     draws: ParagraphDraws,
     *,
     name: str,
-    temperature: float | None,
+    scale: ScoreScale | None,
 ) -> Calibration:
     """Hold scores against what was right.
 
@@ -103,7 +106,7 @@ def calibration_from_scores(
         right: `float64 (n_questions,)`, 0 or 1.
         draws: Draws of these questions' paragraphs.
         name: What the scores are.
-        temperature: T that they were made with.
+        scale: How they were made; None where it is not known.
     """
     bins = np.array_split(np.argsort(scores, kind="stable"), min(N_BINS, len(scores)))
     n_bins = len(bins)
@@ -118,7 +121,7 @@ def calibration_from_scores(
     gaps = [abs(float((scores[chosen] - right[chosen]).sum())) for chosen in bins]
     return Calibration(
         name=name,
-        temperature=temperature,
+        scale=scale,
         bins=[
             Bin(
                 score=100 * float(scores[chosen].mean()),
@@ -136,31 +139,80 @@ def calibration_from_scores(
     )
 
 
-def fitted_temperature(scores_at: Callable[[float], NDArray[np.float64]], right: NDArray[np.float64]) -> float:
-    """Find the temperature whose scores make what was right likeliest (Guo et al. 2017), by golden-section search.
+def fitted_scale(
+    shares_at: Callable[[float], NDArray[np.float64]], margins: NDArray[np.float64], right: NDArray[np.float64]
+) -> ScoreScale:
+    """Find the scale whose scores make what was right likeliest.
+
+    Temperatures are tried from 1 on downhill, each with its best slope and offset. The targets are Platt's (1999),
+    drawn in by one question at either end: questions that are told apart perfectly fit no infinite slope.
 
     Args:
-        scores_at: Scores `float64 (n_questions,)` at a temperature.
-        right: `float64 (n_questions,)`, 0 or 1.
+        shares_at: The best span's share among all spans at a temperature, `float64 (n_questions,)`, 0..1.
+        margins: No-answer margin of each question, `float64 (n_questions,)`.
+        right: Whether its best span is right, `float64 (n_questions,)`, 0 or 1.
+    """
+    n_right = float(right.sum())
+    targets = np.where(right > 0, (n_right + 1) / (n_right + 2), 1 / (len(right) - n_right + 2))
+    bounded = np.clip(margins, -_FARTHEST, _FARTHEST)
 
-    Returns:
-        T between 0.1 and 20, to within 1 %.
+    @cache
+    def fit(step: int) -> tuple[float, ScoreScale]:
+        temperature = 2 ** (step / _STEPS_AN_OCTAVE)
+        loss, slope, offset = _fitted_answer(shares_at(temperature), bounded, targets)
+        return loss, ScoreScale(temperature, slope, offset)
+
+    step = 0
+    while (better := min((step, step - 1, step + 1), key=lambda one: fit(one)[0])) != step and abs(step) < _MOST_STEPS:
+        step = better
+    return fit(step)[1]
+
+
+def _fitted_answer(
+    shares: NDArray[np.float64], margins: NDArray[np.float64], targets: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Loss, slope and offset of the likeliest probability of an answer, which times a share is that of being right."""
+    inputs = np.stack([-margins, np.ones(len(margins))], axis=1)
+    loss, (slope, offset) = _scored(shares, inputs, targets, np.array([_FIRST_SLOPE, 0.0]))
+    if slope < _LEAST_SLOPE:
+        # Held there: the offset alone is fitted.
+        loss, (offset,) = _scored(shares, inputs[:, 1:], targets, np.zeros(1), _LEAST_SLOPE * inputs[:, 0])
+        slope = _LEAST_SLOPE
+    return loss, float(slope), float(offset)
+
+
+def _scored(
+    shares: NDArray[np.float64],
+    inputs: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    fixed: NDArray[np.float64] | float = 0.0,
+) -> tuple[float, NDArray[np.float64]]:
+    """Cross-entropy and weights of the likeliest share * logistic(inputs @ weights + fixed), by Fisher scoring.
+
+    Steps are halved where they lead upwards, as Lin, Lin and Weng (2007) halve Newton's for Platt's fit.
     """
 
-    def loss(log_temperature: float) -> float:
-        scores = np.clip(scores_at(math.exp(log_temperature)), _TINY, 1 - _TINY)
-        return -float((right * np.log(scores) + (1 - right) * np.log1p(-scores)).mean())
+    def chances(at: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        answers = 1 / (1 + np.exp(np.clip(-(inputs @ at + fixed), -_FARTHEST / 2, _FARTHEST / 2)))
+        return answers, np.clip(shares * answers, _TINY, 1 - _TINY)
 
-    low, high = math.log(_LOWEST), math.log(_HIGHEST)
-    left, right_of = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = loss(left), loss(right_of)
+    def loss(at: NDArray[np.float64]) -> float:
+        _, scores = chances(at)
+        return -float((targets * np.log(scores) + (1 - targets) * np.log1p(-scores)).mean())
+
+    current = loss(weights)
     for _ in range(_N_STEPS):
-        if at_left <= at_right:
-            high, right_of, at_right = right_of, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right_of, at_right
-            right_of = low + _GOLDEN * (high - low)
-            at_right = loss(right_of)
-    return math.exp((low + high) / 2)
+        answers, scores = chances(weights)
+        slopes = (1 - answers) / (1 - scores)
+        gradient = inputs.T @ ((scores - targets) * slopes) / len(targets)
+        curvature = (inputs * (scores * (1 - answers) * slopes)[:, None]).T @ inputs / len(targets)
+        step = np.linalg.solve(curvature + _TINY * np.eye(len(weights)), gradient)
+        while (following := loss(weights - step)) > current and np.abs(step).max() > _ENOUGH:
+            step = step / 2
+        if following > current:
+            break
+        weights, current = weights - step, following
+        if np.abs(step).max() <= _ENOUGH:
+            break
+    return current, weights

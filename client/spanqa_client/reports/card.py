@@ -174,21 +174,21 @@ def _calibration(report: EvaluationReport) -> list[str]:
         score_table_line(
             one.name,
             [
-                "" if one.temperature is None else f"{one.temperature:.2f}",
+                "" if one.scale is None else str(one.scale),
                 with_interval(one.ece, one.ece_interval),
                 f"{one.n:,}",
             ],
         )
         for one in report.calibrations
     ]
-    fitted = f"The temperature was fitted on {report.tempered.fitted_on}. " if report.tempered else ""
+    fitted = f"The scale was fitted on {report.fitted.fitted_on}. " if report.fitted else ""
     return [
         "",
         "### Calibration",
         "",
         f"{fitted}Expected calibration error of the best span's score, ten bins of equally many questions.",
         "",
-        *_head("score", "T", "ECE, %", "questions"),
+        *_head("score", "scale", "ECE, %", "questions"),
         *lines,
     ]
 

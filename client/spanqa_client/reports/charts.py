@@ -105,5 +105,4 @@ def calibration_chart(calibrations: Sequence[Calibration]) -> str:
 
 
 def _label(calibration: Calibration) -> str:
-    at = f", T = {calibration.temperature:.2f}" if calibration.temperature is not None else ""
-    return f"{calibration.name}{at}"
+    return calibration.name if calibration.scale is None else f"{calibration.name}: {calibration.scale}"

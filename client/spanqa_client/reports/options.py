@@ -14,7 +14,7 @@ from spanqa_client.reports.runs import Run, read_run, write_run
 
 # The statistics need numpy, which takes its time: only where a report is asked for.
 if TYPE_CHECKING:
-    from spanqa_client.reports.calibration import Tempered
+    from spanqa_client.reports.calibration import FittedScale
     from spanqa_client.reports.report import EvaluationReport
 
 RUN_SUFFIX = ".run.json"
@@ -103,7 +103,7 @@ def write_report_files(
     examples: Sequence[Example],
     datasets: Sequence[str | Path],
     *,
-    tempered: Tempered | None = None,
+    fitted: FittedScale | None = None,
     card: Callable[[EvaluationReport], str] | None = None,
 ) -> EvaluationReport | None:
     """Write the files that the options ask for.
@@ -113,7 +113,7 @@ def write_report_files(
         run: The run.
         examples: The questions.
         datasets: The files that they come from.
-        tempered: A temperature that was fitted.
+        fitted: A scale of the scores that was fitted.
         card: Makes the card; by default one of a model of which only its answers are known.
 
     Returns:
@@ -133,7 +133,7 @@ def write_report_files(
 
     columns = dict(column_from_argument(argument, datasets) for argument in args.slice)
     against = read_run(args.against) if args.against else None
-    report = report_from_run(run, examples, against=against, columns=columns, tempered=tempered)
+    report = report_from_run(run, examples, against=against, columns=columns, fitted=fitted)
     if args.report:
         write_atomically(args.report, page_from_report(report))
         write_run(run_beside(args.report), run)

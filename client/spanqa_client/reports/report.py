@@ -14,7 +14,7 @@ from spanqa_client.gold import GoldQuestion, gold_from_examples
 from spanqa_client.metrics import Report as Scores
 from spanqa_client.metrics import raw_scores, score_predictions, tuned_from_margins
 from spanqa_client.reports.breakdown import Field, fields_from_outcomes
-from spanqa_client.reports.calibration import Calibration, Tempered, calibration_from_scores
+from spanqa_client.reports.calibration import Calibration, FittedScale, calibration_from_scores
 from spanqa_client.reports.comparison import Comparison, comparison_from_outcomes
 from spanqa_client.reports.official import scores_from_run
 from spanqa_client.reports.outcomes import Outcome, outcomes_from_scores
@@ -56,7 +56,7 @@ class EvaluationReport:
         sweep: Scores over thresholds; None where there are no margins.
         selection: Error rates over coverage; None where there are no margins.
         calibrations: Reliability of the scores; none where there are none.
-        tempered: The temperature that was fitted; None where none was.
+        fitted: The scale of the scores that was fitted; None where none was.
         comparison: The other run; None without one.
         n_paragraphs: Paragraphs that were drawn from.
         n_resamples: Draws.
@@ -70,7 +70,7 @@ class EvaluationReport:
     sweep: Sweep | None
     selection: Selection | None
     calibrations: Sequence[Calibration]
-    tempered: Tempered | None
+    fitted: FittedScale | None
     comparison: Comparison | None
     n_paragraphs: int
     n_resamples: int
@@ -82,7 +82,7 @@ def report_from_run(
     *,
     against: Run | None = None,
     columns: Mapping[str, Mapping[str, str]] | None = None,
-    tempered: Tempered | None = None,
+    fitted: FittedScale | None = None,
 ) -> EvaluationReport:
     """Evaluate a run.
 
@@ -91,7 +91,7 @@ def report_from_run(
         examples: The questions, in order.
         against: Another run over the same questions, to compare with.
         columns: A user's own columns: by name, value by question id.
-        tempered: A temperature fitted on a part of the questions.
+        fitted: A scale of the scores, fitted on the questions.
 
     Raises:
         DataError: There is no question, or the other run is over other ones.
@@ -111,8 +111,8 @@ def report_from_run(
         fields=fields_from_outcomes(outcomes, columns or {}, draws),
         sweep=sweep_from_margins(margins, questions, raw) if run.has_margins else None,
         selection=selection_from_margins(margins, right, answerable, draws) if run.has_margins else None,
-        calibrations=_calibrations(run, questions, right, draws, tempered),
-        tempered=tempered,
+        calibrations=_calibrations(run, questions, right, draws, fitted),
+        fitted=fitted,
         comparison=_comparison(against, questions, examples, outcomes, draws) if against else None,
         n_paragraphs=draws.n_paragraphs,
         n_resamples=draws.n_resamples,
@@ -175,20 +175,18 @@ def _calibrations(
     questions: Sequence[GoldQuestion],
     right: NDArray[np.float64],
     draws: ParagraphDraws,
-    tempered: Tempered | None,
+    fitted: FittedScale | None,
 ) -> list[Calibration]:
     if not run.has_scores or any(question.id not in run.said for question in questions):
         return []
-    if tempered is None:
+    if fitted is None:
         scores = np.array([run.said[question.id].score for question in questions], dtype=np.float64)
-        return [calibration_from_scores(scores, right, draws, name="as served", temperature=run.temperature)]
-    held_back = list(tempered.held_back)
-    own_draws = ParagraphDraws([questions[place].paragraph for place in held_back])
+        return [calibration_from_scores(scores, right, draws, name="as served", scale=run.scale)]
     return [
-        calibration_from_scores(np.array(scores), right[held_back], own_draws, name=name, temperature=temperature)
-        for name, temperature, scores in (
-            ("as it was", tempered.before, tempered.scores_before),
-            ("fitted", tempered.temperature, tempered.scores_after),
+        calibration_from_scores(np.array(scores), right, draws, name=name, scale=scale)
+        for name, scale, scores in (
+            ("as it was", fitted.before, fitted.scores_before),
+            ("fitted", fitted.scale, fitted.scores_after),
         )
     ]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from spanqa.errors import DataError
 from spanqa.files import write_atomically
+from spanqa.score_scale import ScoreScale
 from spanqa.squad import read_json
 
 FORMAT = "spanqa-run"
@@ -54,7 +55,7 @@ class Run:
         said: By question id; among equal margins the official sweep depends on this order.
         facts: What else is known of the run, by its name: dataset, date, version.
         threshold: There is an answer where the margin is at most this; None where only the server knows.
-        temperature: T of the scores; None where it is not known.
+        scale: How scores are made of logits; None where it is not known.
         is_probability: Whether the margins are probabilities of "no answer", of which 0 is no threshold to try.
     """
 
@@ -62,7 +63,7 @@ class Run:
     said: Mapping[str, Said]
     facts: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
-    temperature: float | None = None
+    scale: ScoreScale | None = None
     is_probability: bool = False
 
     @property
@@ -100,7 +101,9 @@ def write_run(path: str | Path, run: Run) -> None:
         "name": run.name,
         "facts": dict(run.facts),
         "threshold": _finite(run.threshold),
-        "temperature": run.temperature,
+        "temperature": run.scale and run.scale.temperature,
+        "answer_slope": run.scale and run.scale.slope,
+        "answer_offset": run.scale and run.scale.offset,
         "is_probability": run.is_probability,
         "said": {key: {**asdict(said), "margin": _finite(said.margin)} for key, said in run.said.items()},
     }
@@ -145,12 +148,20 @@ def run_from_document(path: str | Path, document: dict[str, Any]) -> Run:
             name=str(document["name"]),
             facts={str(key): str(value) for key, value in document["facts"].items()},
             threshold=_as_float(document["threshold"]),
-            temperature=_as_float(document["temperature"]),
+            scale=_scale(document),
             is_probability=bool(document["is_probability"]),
             said={key: _said(value) for key, value in document["said"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: is damaged ({error!r}): make it again with --save-run") from error
+
+
+def _scale(document: Mapping[str, Any]) -> ScoreScale | None:
+    temperature = _as_float(document["temperature"])
+    if temperature is None:
+        return None
+    # Runs of before there was more than a temperature hold it alone.
+    return ScoreScale(temperature, _as_float(document.get("answer_slope")), float(document.get("answer_offset") or 0.0))
 
 
 def _said(value: Mapping[str, Any]) -> Said:

@@ -122,13 +122,13 @@ def _point_cells(point: OperatingPoint) -> list[str]:
 
 
 def calibration_section(report: EvaluationReport) -> str:
-    """Reliability of the scores, before and after a temperature."""
+    """Reliability of the scores, before and after a fit of their scale."""
     if not report.calibrations:
         return ""
     rows = [
         [
             one.name,
-            number(one.temperature, 2),
+            "" if one.scale is None else str(one.scale),
             with_interval(one.ece, one.ece_interval, 2),
             percent(one.mean_score),
             percent(one.mean_right),
@@ -136,16 +136,13 @@ def calibration_section(report: EvaluationReport) -> str:
         ]
         for one in report.calibrations
     ]
-    head = ["score", "T", "ECE, %", "mean score", "right, %", "questions"]
+    head = ["score", "scale", "ECE, %", "mean score", "right, %", "questions"]
     fitted = ""
-    if report.tempered:
-        fitted = (
-            f" The temperature was fitted on {isolated(report.tempered.fitted_on)}; the figures are those of the "
-            "articles that were held back."
-        )
+    if report.fitted:
+        fitted = f" The scale was fitted on {isolated(report.fitted.fitted_on)}."
     return (
-        "<p>A score is the best span\N{RIGHT SINGLE QUOTATION MARK}s share among all spans and no answer: how often is "
-        "it an exact match? Every question counts, answered or not. ECE is the mean gap over ten bins of equally many "
+        "<p>A score says how likely the best span is right: how often is it an exact match? Every question counts, "
+        "answered or not. ECE is the mean gap over ten bins of equally many "
         f"questions.{fitted}</p>"
         f'<div class="pair"><figure>{calibration_chart(report.calibrations)}</figure><div>'
         + table(head, rows, caption="Expected calibration error", least=(3, 4))

@@ -223,7 +223,9 @@ def test_what_cannot_be_reported_is_one_sentence(dataset, predictions, tmp_path,
     assert not (tmp_path / "r.html").exists()
 
 
-@pytest.mark.parametrize("options", [["-m", "x"], ["--fit-threshold"], ["--fit-temperature"], ["-r", "x", "-g", "2"]])
+@pytest.mark.parametrize(
+    "options", [["-m", "x"], ["--fit-threshold"], ["--fit-scores"], ["--fit-temperature"], ["-r", "x", "-g", "2"]]
+)
 def test_what_is_for_a_checkpoint_is_refused_with_a_server(dataset, capsys, options):
     assert main(["evaluate", "--url", "localhost:1", str(dataset), *options]) == 2
     assert "is for a checkpoint: leave one of them out" in capsys.readouterr().err

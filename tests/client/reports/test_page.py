@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spanqa.score_scale import ScoreScale
 from spanqa.squad import Example, GoldAnswer
 from spanqa_client.reports.card import card_from_report
 from spanqa_client.reports.page import page_from_report
@@ -65,7 +66,7 @@ def hostile_report():
         ours[name] = answer(said, context, answered=answered, margin=-1.0 if answered else 1.0)
         others[name] = answer(gold or said, context, answered=bool(gold))
     name = f"</title><script>window.hacked = 3</script>{RIGHT_TO_LEFT}"
-    run = Run(name=name, facts={"dataset": "<script>"}, said=ours, threshold=0.0, temperature=1.0)
+    run = Run(name=name, facts={"dataset": "<script>"}, said=ours, threshold=0.0, scale=ScoreScale())
     columns = {"<script>": {"q0": "</script>", "q1": RIGHT_TO_LEFT}}
     return report_from_run(run, examples, against=Run(name=f"<b>{RIGHT_TO_LEFT}", said=others), columns=columns)
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from spanqa.errors import DataError
+from spanqa.score_scale import ScoreScale
 from spanqa.squad import Example, GoldAnswer
 from spanqa_client.reports.breakdown import fields_from_outcomes, question_word
-from spanqa_client.reports.calibration import calibration_from_scores, fitted_temperature
+from spanqa_client.reports.calibration import calibration_from_scores, fitted_scale
 from spanqa_client.reports.comparison import mcnemar_test
 from spanqa_client.reports.comparison_section import verdict
 from spanqa_client.reports.outcomes import outcomes_from_scores
@@ -233,25 +234,51 @@ def test_calibration_is_the_mean_gap_of_ten_equal_bins():
     rng = np.random.default_rng(5)
     scores = rng.random(1000)
     right = (rng.random(1000) < scores**2).astype(float)
-    found = calibration_from_scores(scores, right, ParagraphDraws(range(1000)), name="x", temperature=None)
+    found = calibration_from_scores(scores, right, ParagraphDraws(range(1000)), name="x", scale=None)
     bins = np.stack([scores, right])[:, scores.argsort()]
     gaps = [abs(bins[0, n : n + 100].mean() - bins[1, n : n + 100].mean()) for n in range(0, 1000, 100)]
     assert found.ece == pytest.approx(100 * np.mean(gaps))
     assert [one.n for one in found.bins] == [100] * 10
     assert found.ece_interval[0] < found.ece_interval[1]
     perfect = calibration_from_scores(
-        scores, (rng.random(1000) < scores).astype(float), ParagraphDraws(range(1000)), name="x", temperature=1.0
+        scores, (rng.random(1000) < scores).astype(float), ParagraphDraws(range(1000)), name="x", scale=ScoreScale()
     )
     assert perfect.ece < found.ece
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_that_made_the_scores_is_found_again(temperature):
+@pytest.mark.parametrize("made_by", [ScoreScale(0.5, 0.3, -0.8), ScoreScale(1.0, 1.0, 0.0), ScoreScale(2.0, 2.5, 1.0)])
+def test_the_scale_that_made_the_scores_is_found_again(made_by):
     rng = np.random.default_rng(7)
-    logits = rng.normal(0, 3, 20000)
-    right = (rng.random(20000) < 1 / (1 + np.exp(-logits / temperature))).astype(float)
-    fitted = fitted_temperature(lambda value: 1 / (1 + np.exp(-logits / value)), right)
-    assert fitted == pytest.approx(temperature, rel=0.05)
+    margins, gaps = rng.normal(0, 3, 40_000), rng.exponential(2, 40_000)
+
+    def shares_at(temperature):
+        # Two spans, the second of them that much behind.
+        return 1 / (1 + np.exp(-gaps / temperature))
+
+    answers = np.array([made_by.answer_probability(margin, 1.0) for margin in margins])
+    right = (rng.random(40_000) < answers * shares_at(made_by.temperature)).astype(float)
+    fitted = fitted_scale(shares_at, margins, right)
+    assert fitted.temperature == pytest.approx(made_by.temperature, rel=0.2)
+    assert (fitted.slope, fitted.offset) == (
+        pytest.approx(made_by.slope, rel=0.1),
+        pytest.approx(made_by.offset, abs=0.1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("margins", "right"),
+    [
+        ([-5.0] * 50 + [5.0] * 50, [1.0] * 50 + [0.0] * 50),
+        ([-5.0] * 50 + [5.0] * 50, [0.0] * 50 + [1.0] * 50),
+        ([-50.0] * 50 + [50.0] * 50, [1.0] * 100),
+        ([0.0] * 100, [0.0] * 100),
+    ],
+)
+def test_questions_that_tell_too_much_or_nothing_fit_a_finite_scale_that_keeps_the_order(margins, right):
+    fitted = fitted_scale(lambda temperature: np.full(100, 0.99), np.array(margins), np.array(right))
+    scores = [0.99 * fitted.answer_probability(margin, 1.0) for margin in sorted(margins)]
+    assert scores == sorted(scores, reverse=True)
+    assert np.mean(scores) == pytest.approx(np.mean(right), abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +332,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
         name="half \ud800 of a pair",
         facts={"dataset": "x"},
         threshold=math.inf,
-        temperature=1.5,
+        scale=ScoreScale(1.5, 0.5, -0.25),
         said={
             "a": said("1907"),
             "b": Said(text="", answered=False, margin=math.inf),
@@ -314,6 +341,11 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     )
     write_run(path, run)
     assert read_run(path) == run
+    # One of before there was more than a temperature.
+    document = json.loads(path.read_text("utf-8"))
+    del document["answer_slope"], document["answer_offset"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_run(path).scale == ScoreScale(1.5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,15 +14,19 @@ import torch
 from spanqa.cli import main
 from spanqa.datasets import read_datasets
 from spanqa.errors import DataError
+from spanqa.score_scale import ScoreScale
 from spanqa.spans import DecodeSettings
+from spanqa.squad import GoldAnswer
 from spanqa.windows import WindowMaker, batch_windows
+from spanqa_client.reports.calibration import fitted_scale
 from spanqa_client.reports.runs import read_run
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
 from spanqa_training.data.feed import Share, span_loss
 from spanqa_training.data.labels import window_labels
+from spanqa_training.inference import score_fit
 from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
 from spanqa_training.inference.prediction_files import answered
-from spanqa_training.inference.temperature import tempered_from_evaluation
+from spanqa_training.inference.score_fit import scale_from_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -190,47 +195,67 @@ def test_what_is_fitted_is_fitted_under_the_model_s_own_settings(
     assert load_checkpoint(folder)[0] == load_checkpoint(tiny_checkpoint)[0]
 
 
-def test_a_report_judges_the_temperature_on_articles_that_it_was_not_fitted_on(
+def test_a_report_judges_the_scale_of_the_scores_on_articles_that_it_was_not_fitted_on(
     tiny_checkpoint, real_questions, root, tmp_path, capsys
 ):
     folder, page, card = tmp_path / "checkpoint", tmp_path / "report.html", tmp_path / "card.md"
     shutil.copytree(tiny_checkpoint, folder)
     dataset = root / "data" / "heldout200.json"
-    arguments = [str(dataset), "--quiet", "--report", str(page), "--card", str(card), "--fit-temperature"]
+    arguments = [str(dataset), "--quiet", "--report", str(page), "--card", str(card), "--fit-scores"]
     assert main(["evaluate", "-m", str(folder), *arguments]) == 0
     fitted, _ = load_checkpoint(folder)
-    assert f"temperature of the scores 1.0000 -> {fitted.temperature:.4f} in {folder}" in capsys.readouterr().err
-    assert fitted.metrics["temperature_fitted_on"] == ["heldout200.json"]
+    assert f"scale of the scores T 1 -> {fitted.scale} in {folder}" in capsys.readouterr().err
+    assert fitted.metrics["scores_fitted_on"] == ["heldout200.json"]
     assert fitted.no_answer_threshold == 0.0
     text = re.search(r'id="figures-data">(.*?)</script>', page.read_text(encoding="utf-8"))[1]
     before, after = json.loads(text)["calibration"]
-    assert (before["temperature"], after["temperature"]) == (1.0, fitted.temperature)
-    assert before["n"] == after["n"] < len(real_questions)
+    assert ScoreScale(**before["scale"]) == ScoreScale()
+    assert ScoreScale(**after["scale"]) == fitted.scale
+    assert fitted.scale.slope is not None
+    assert before["n"] == after["n"] == len(real_questions)
     for part in ("# checkpoint\n", "BERT (post-LN)", "heldout200.json", "### Calibration", "## Bias\n\n*To fill:*"):
         assert part in card.read_text(encoding="utf-8")
     # The decoder now uses it.
     saved = tmp_path / "again.json"
     assert main(["evaluate", "-m", str(folder), str(dataset), "--quiet", "--save-run", str(saved)]) == 0
     one, two = (read_run(path) for path in (tmp_path / "report.run.json", saved))
-    assert two.temperature == fitted.temperature
+    assert two.scale == fitted.scale
     assert [said.text for said in one.said.values()] == [said.text for said in two.said.values()]
     assert [said.score for said in one.said.values()] != [said.score for said in two.said.values()]
 
 
-def test_halves_are_whole_articles_and_of_one_article_whole_paragraphs(model, real_questions):
+def test_a_part_is_whole_articles_and_of_one_article_whole_paragraphs(model, real_questions, monkeypatch):
     maker, network = model
     evaluation = evaluate(network, maker, real_questions, DecodeSettings(), keep_inputs=True)
-    tempered = tempered_from_evaluation(evaluation, DecodeSettings())
-    held_back = set(tempered.held_back)
-    titles = [{real_questions[n].title for n in range(200) if (n in held_back) == side} for side in (True, False)]
-    assert titles[0].isdisjoint(titles[1])
-    assert abs(len(held_back) - 100) <= 20
-    assert len(tempered.scores_before) == len(tempered.scores_after) == len(held_back)
+    fitted_on = []
+
+    def fit(shares_at, margins, right):
+        fitted_on.append(len(right))
+        return fitted_scale(shares_at, margins, right)
+
+    monkeypatch.setattr(score_fit, "fitted_scale", fit)
+    found = scale_from_evaluation(evaluation, DecodeSettings())
+    sizes = Counter(example.title for example in real_questions)
+    assert len(sizes) > 10
+    assert sorted(fitted_on)[-1] == len(real_questions)
+    assert sum(200 - n for n in fitted_on) == 200
+    assert len(fitted_on) == 10 + 1
+    # Each article's scores are as if it had never been there.
+    title = max(sizes, key=sizes.get)
+    places = [n for n, example in enumerate(real_questions) if example.title == title]
+    all_right = [
+        dataclasses.replace(e, answers=(GoldAnswer(d.spans[0].text, d.spans[0].char_start),)) if e.title == title else e
+        for e, d in zip(real_questions, evaluation.decoded, strict=True)
+    ]
+    changed = dataclasses.replace(evaluation, examples=all_right)
+    again = scale_from_evaluation(changed, DecodeSettings())
+    assert [again.scores_after[n] for n in places] == [found.scores_after[n] for n in places]
+    assert again.scale != found.scale
     one_article = [dataclasses.replace(example, title="one") for example in real_questions[:40]]
-    split = tempered_from_evaluation(
+    split = scale_from_evaluation(
         evaluate(network, maker, one_article, DecodeSettings(), keep_inputs=True), DecodeSettings()
     )
-    assert "one half of the paragraphs" in split.fitted_on
+    assert "part of their paragraphs" in split.fitted_on
     one_paragraph = [dataclasses.replace(example, title="one", paragraph=0) for example in real_questions[:3]]
     alone = evaluate(network, maker, one_paragraph, DecodeSettings(), keep_inputs=True)
-    assert tempered_from_evaluation(alone, DecodeSettings()) is None
+    assert scale_from_evaluation(alone, DecodeSettings()) is None

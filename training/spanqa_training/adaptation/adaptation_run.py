@@ -173,6 +173,8 @@ def _save(
         # What was fitted for another encoder says nothing about this one.
         no_answer_threshold=0.0,
         temperature=1.0,
+        answer_slope=None,
+        answer_offset=0.0,
         metrics={"held_out": held_out, "vocabulary": dict(run.vocabulary)},
         provenance={**run.checkpoint.provenance, "adaptation": facts},
     )

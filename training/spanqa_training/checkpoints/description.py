@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from spanqa.contract import DEFAULT_MAX_ANSWER_TOKENS
-from spanqa.errors import SpanqaError
+from spanqa.errors import SettingsError, SpanqaError
+from spanqa.score_scale import ScoreScale
 from spanqa.tokenization import TOKENIZER_FILE, Tokenizer
 from spanqa.windows import WindowSettings
 from spanqa_training.checkpoints.archive import Create
@@ -38,6 +39,8 @@ class Checkpoint:
         no_answer_threshold: Null score minus best span score above which there is no answer, in logits.
         max_answer_tokens: Longest answer, in word pieces.
         temperature: Divides the logits before they become scores; 1 unless fitted.
+        answer_slope: Of the log-odds of an answer over the margin, for the scores; None unless fitted.
+        answer_offset: Those at margin 0.
         word_boundaries: Whether answers begin and end where words do.
         provenance: Where the weights come from; JSON values.
         spec: The resolved training spec as YAML; None before any training.
@@ -53,6 +56,8 @@ class Checkpoint:
     no_answer_threshold: float = 0.0
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
     temperature: float = 1.0
+    answer_slope: float | None = None
+    answer_offset: float = 0.0
     word_boundaries: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     spec: str | None = None
@@ -72,12 +77,23 @@ class Checkpoint:
             )
         if not math.isfinite(self.no_answer_threshold):
             raise CheckpointError(f"no_answer_threshold is {self.no_answer_threshold}: give a finite number")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise CheckpointError(f"temperature is {self.temperature}: give a number above 0")
+        try:
+            _ = self.scale
+        except SettingsError as error:
+            raise CheckpointError(str(error)) from error
         if self.max_answer_tokens < 1:
             raise CheckpointError(f"max_answer_tokens is {self.max_answer_tokens}: give at least 1")
         if not isinstance(self.word_boundaries, bool):
             raise CheckpointError(f"word_boundaries is {self.word_boundaries!r}: give true or false")
+
+    @property
+    def scale(self) -> ScoreScale:
+        """How scores are made of logits."""
+        return ScoreScale(self.temperature, self.answer_slope, self.answer_offset)
+
+    def with_scale(self, scale: ScoreScale) -> Checkpoint:
+        """The same with another scale of the scores."""
+        return replace(self, temperature=scale.temperature, answer_slope=scale.slope, answer_offset=scale.offset)
 
     def tokenizer(self) -> Tokenizer:
         """Give the tokenizer; checkpoints with the same text share one."""
@@ -99,6 +115,8 @@ def config_from_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             "no_answer_threshold": checkpoint.no_answer_threshold,
             "max_answer_tokens": checkpoint.max_answer_tokens,
             "temperature": checkpoint.temperature,
+            "answer_slope": checkpoint.answer_slope,
+            "answer_offset": checkpoint.answer_offset,
             "word_boundaries": checkpoint.word_boundaries,
         },
         "tokenizer_sha256": checkpoint.tokenizer().sha256,

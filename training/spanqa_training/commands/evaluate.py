@@ -29,7 +29,8 @@ from spanqa_training.commands.arguments import ANSWERING_KEYS, Request, add_spec
 from spanqa_training.errors import SpecError
 
 if TYPE_CHECKING:
-    from spanqa_client.reports.calibration import Tempered
+    from spanqa.score_scale import ScoreScale
+    from spanqa_client.reports.calibration import FittedScale
     from spanqa_training.checkpoints.checkpoint import Checkpoint
     from spanqa_training.inference.evaluation import Evaluation
     from spanqa_training.model import SpanModel
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "evaluation.json"
 EXIT_SOME_FAILED = 1
+FIT_SCORES = ("--fit-scores", "--fit-temperature")
+"""The option's name, and the one that it had when a temperature was all that was fitted."""
 _OFFLINE = {"model": "-m", "spec": "-e", "results": "-r", "gpus": "-g", "key": "-k"}
 
 
@@ -48,9 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fit-threshold", action="store_true", help="tune the threshold here and store it in the model"
     )
     parser.add_argument(
-        "--fit-temperature",
+        *FIT_SCORES,
         action="store_true",
-        help="fit the scores' temperature on half of the articles and store it in the model",
+        help="fit the scale of the scores here, so that a score says how often it is right, and store it in the model",
     )
     parser.add_argument("--intervals", action="store_true", help="with 95 %% bootstrap intervals over paragraphs")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -77,8 +80,7 @@ def _served(args: argparse.Namespace) -> int:
     from spanqa.datasets import read_datasets
 
     given = [option for name, option in _OFFLINE.items() if getattr(args, name) is not None]
-    fits = (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature))
-    given += [option for option, is_given in fits if is_given]
+    given += [option for option, is_given in _fits(args) if is_given]
     if given:
         raise SpecError(f"--url asks a server, and {', '.join(given)} is for a checkpoint: leave one of them out")
     if not args.items:
@@ -98,7 +100,7 @@ def _offline(args: argparse.Namespace) -> int:
     from spanqa_training.checkpoints.model_card import card_from_evaluation
     from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
     from spanqa_training.inference.evaluation import devices, evaluate, network_from_model
-    from spanqa_training.inference.temperature import LEAST_TO_TEMPER, tempered_from_evaluation
+    from spanqa_training.inference.score_fit import LEAST_TO_FIT, scale_from_evaluation
     from spanqa_training.weights.model_sources import open_model, restored_path
 
     request, files = _request(args)
@@ -110,8 +112,8 @@ def _offline(args: argparse.Namespace) -> int:
     places = devices(spec.trainer.gpus or None, cpu=spec.trainer.accelerator == "cpu" or spec.trainer.gpus == 0)
     settings = decode_settings(checkpoint, spec)
     examples = read_datasets(files, num_samples=spec.test_ds.num_samples)
-    if args.fit_temperature and len(examples) < LEAST_TO_TEMPER:
-        raise SpecError(f"--fit-temperature: {len(examples)} questions are too few: give at least {LEAST_TO_TEMPER}")
+    if args.fit_scores and len(examples) < LEAST_TO_FIT:
+        raise SpecError(f"{FIT_SCORES[0]}: {len(examples)} questions are too few: give at least {LEAST_TO_FIT}")
     check_report_inputs(args, examples, list(files))
     evaluation = evaluate(
         network_from_model(model, *places),
@@ -121,30 +123,35 @@ def _offline(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         rows_per_batch=spec.test_ds.batch_size if "test_ds.batch_size" in request.given else None,
         n_threads=len(places),
-        keep_inputs=wants_report(args) or args.fit_temperature,
+        keep_inputs=wants_report(args) or args.fit_scores,
     )
     asked = threshold_from_spec(spec) if args.threshold is None else args.threshold
     threshold = checkpoint.no_answer_threshold if asked is None else asked
-    tempered = tempered_from_evaluation(evaluation, settings) if evaluation.inputs else None
+    fitted = scale_from_evaluation(evaluation, settings) if evaluation.inputs else None
     report = {"dataset": list(files), "model": str(path), **_scores(evaluation, threshold, intervals=args.intervals)}
     print(json.dumps(as_json(report), indent=2) if args.json else table_from_scores(report))
     if args.results:
         text = json.dumps(as_json(report), indent=2) + "\n"
         write_atomically(request.results / REPORT_FILE, text, make_folder=True)
-    answered = _run_from_evaluation(evaluation, path, files, threshold, settings.temperature)
+    answered = _run_from_evaluation(evaluation, path, files, threshold, settings.scale)
     name = Path(path).stem
     write_report_files(
         args,
         answered,
         evaluation.examples,
         files,
-        tempered=tempered,
+        fitted=fitted,
         card=lambda found: card_from_evaluation(checkpoint, found, name=name),
     )
-    if args.fit_threshold or args.fit_temperature:
-        fitted = _fitted(args, checkpoint, report["best_threshold"]["threshold"], tempered, files)
-        _store(checkpoint, fitted, model, path, request)
+    if args.fit_threshold or args.fit_scores:
+        changed = _fitted(args, checkpoint, report["best_threshold"]["threshold"], fitted, files)
+        _store(checkpoint, changed, model, path, request)
     return 0
+
+
+def _fits(args: argparse.Namespace) -> tuple[tuple[str, bool], ...]:
+    """The options that store something in the model, and whether they are given."""
+    return ("--fit-threshold", args.fit_threshold), (FIT_SCORES[0], args.fit_scores)
 
 
 def _check_fits(args: argparse.Namespace, path: Path, checkpoint: Checkpoint, spec: Spec) -> None:
@@ -154,7 +161,7 @@ def _check_fits(args: argparse.Namespace, path: Path, checkpoint: Checkpoint, sp
 
     is_own = spec.window_settings(checkpoint.windows) == checkpoint.windows
     is_own = is_own and decode_settings(checkpoint, spec) == decode_settings(checkpoint)
-    for option, is_given in (("--fit-threshold", args.fit_threshold), ("--fit-temperature", args.fit_temperature)):
+    for option, is_given in _fits(args):
         if is_given and not is_checkpoint(path):
             raise SpecError(f"{option}: {path} is no checkpoint to store it in: take it over with spanqa import")
         if is_given and not is_own:
@@ -168,22 +175,21 @@ def _fitted(
     args: argparse.Namespace,
     checkpoint: Checkpoint,
     threshold: float,
-    tempered: Tempered | None,
+    fitted: FittedScale | None,
     files: Sequence[str],
 ) -> Checkpoint:
     """The checkpoint with what was fitted."""
     names = [Path(file).name for file in files]
-    changes: dict[str, Any] = {}
     metrics = dict(checkpoint.metrics)
     if args.fit_threshold:
-        changes["no_answer_threshold"] = threshold
+        checkpoint = dataclasses.replace(checkpoint, no_answer_threshold=threshold)
         metrics["threshold_fitted_on"] = names
-    if args.fit_temperature:
-        if tempered is None:
-            raise SpecError("--fit-temperature: needs questions about at least two paragraphs: give a larger dataset")
-        changes["temperature"] = tempered.temperature
-        metrics["temperature_fitted_on"] = names
-    return dataclasses.replace(checkpoint, **changes, metrics=metrics)
+    if args.fit_scores:
+        if fitted is None:
+            raise SpecError(f"{FIT_SCORES[0]}: needs questions about at least two paragraphs: give a larger dataset")
+        checkpoint = checkpoint.with_scale(fitted.scale)
+        metrics["scores_fitted_on"] = names
+    return dataclasses.replace(checkpoint, metrics=metrics)
 
 
 def _store(before: Checkpoint, fitted: Checkpoint, model: SpanModel, path: Path, request: Request) -> None:
@@ -193,12 +199,12 @@ def _store(before: Checkpoint, fitted: Checkpoint, model: SpanModel, path: Path,
     save_checkpoint(fitted, model, path, dtype=_stored_dtype(model), key=request.key, lm_head=lm_head)
     if fitted.no_answer_threshold != before.no_answer_threshold:
         note(f"no-answer threshold {before.no_answer_threshold:.4f} -> {fitted.no_answer_threshold:.4f} in {path}")
-    if fitted.temperature != before.temperature:
-        note(f"temperature of the scores {before.temperature:.4f} -> {fitted.temperature:.4f} in {path}")
+    if fitted.scale != before.scale:
+        note(f"scale of the scores {before.scale} -> {fitted.scale} in {path}")
 
 
 def _run_from_evaluation(
-    evaluation: Evaluation, path: Path, files: Sequence[str], threshold: float, temperature: float
+    evaluation: Evaluation, path: Path, files: Sequence[str], threshold: float, scale: ScoreScale
 ) -> Run:
     said = {}
     for example, decoded, n_windows in zip(evaluation.examples, evaluation.decoded, evaluation.n_windows, strict=True):
@@ -213,7 +219,7 @@ def _run_from_evaluation(
             n_windows=n_windows,
         )
     facts = {"dataset": ", ".join(Path(file).name for file in files), "date": date.today().isoformat()}
-    return Run(name=Path(path).stem, facts=facts, said=said, threshold=threshold, temperature=temperature)
+    return Run(name=Path(path).stem, facts=facts, said=said, threshold=threshold, scale=scale)
 
 
 def _stored_dtype(model: SpanModel) -> str:

@@ -11,12 +11,14 @@ ALWAYS_ANSWER = 1e9
 
 
 def decode_settings(checkpoint: Checkpoint, spec: Spec | None = None) -> DecodeSettings:
-    """The longest answer, temperature and word boundaries of a model, or the spec's."""
+    """The longest answer, scale of the scores and word boundaries of a model, or the spec's."""
     asked = spec.model.dataset.max_answer_length if spec else None
     whole_words = spec.model.dataset.word_boundaries if spec else None
     return DecodeSettings(
         max_answer_tokens=asked or checkpoint.max_answer_tokens,
         temperature=checkpoint.temperature,
+        answer_slope=checkpoint.answer_slope,
+        answer_offset=checkpoint.answer_offset,
         word_boundaries=checkpoint.word_boundaries if whole_words is None else whole_words,
     )
 

@@ -207,7 +207,7 @@ def evaluate(
         network: The network.
         maker: Its tokenizer and window settings.
         examples: The questions.
-        settings: Longest answer, temperature and word boundaries.
+        settings: Longest answer, scale of the scores and word boundaries.
         quiet: Whether to hide the progress bar.
         rows_per_batch: Most windows in a batch.
         n_threads: Batches in work at once.
@@ -228,7 +228,7 @@ def evaluate(
                 start,
                 end,
                 max_answer_tokens=settings.max_answer_tokens,
-                temperature=settings.temperature,
+                scale=settings.scale,
                 word_boundaries=settings.word_boundaries,
             )
         )

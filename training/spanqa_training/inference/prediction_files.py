@@ -109,7 +109,7 @@ def answered(
         network: The network.
         maker: Its tokenizer and window settings.
         examples: The questions.
-        settings: Longest answer, temperature and word boundaries.
+        settings: Longest answer, scale of the scores and word boundaries.
         n_best: Most spans of a question.
         distinct_spans: Whether the spans of a question do not overlap.
         rows_per_batch: Most windows in a batch.
@@ -131,7 +131,7 @@ def answered(
                 end,
                 n_best=n_best,
                 max_answer_tokens=settings.max_answer_tokens,
-                temperature=settings.temperature,
+                scale=settings.scale,
                 word_boundaries=settings.word_boundaries,
                 distinct=distinct_spans,
             )

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 
 from spanqa.files import write_atomically
 from spanqa.squad import Example
-from spanqa_client.reports.calibration import Tempered
+from spanqa_client.reports.calibration import FittedScale
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.checkpoints.model_card import card_from_checkpoint
@@ -125,9 +125,9 @@ def train_process(fabric: Fabric, run: TrainingRun) -> bool:
             "precision": precision_of(run.spec.trainer, fabric.device.type),
         }
     evaluation = _final_evaluation(run, model, validator)
-    tempered = validator.tempered(evaluation) if evaluation else None
+    fitted = validator.fitted_scale(evaluation) if evaluation else None
     if fabric.global_rank == 0:
-        _save(run, model, evaluation, tempered, {**facts, "checks": trainer.log})
+        _save(run, model, evaluation, fitted, {**facts, "checks": trainer.log})
     fabric.barrier()
     return True
 
@@ -156,16 +156,15 @@ def _save(
     run: TrainingRun,
     model: SpanModel,
     evaluation: Evaluation | None,
-    tempered: Tempered | None,
+    fitted: FittedScale | None,
     training: dict[str, Any],
 ) -> None:
     threshold = threshold_of(run.spec, run.checkpoint, evaluation)
     before = run.checkpoint.provenance
     checkpoint = dataclasses.replace(
-        run.checkpoint,
+        run.checkpoint.with_scale(fitted.scale) if fitted else run.checkpoint,
         no_answer_threshold=threshold,
-        temperature=tempered.temperature if tempered else run.checkpoint.temperature,
-        metrics=_metrics(run, evaluation, threshold, tempered) if evaluation else {},
+        metrics=_metrics(run, evaluation, threshold, fitted) if evaluation else {},
         provenance={
             **before,
             "trained_on": [*before.get("trained_on", []), *(Path(file).name for file in run.dataset.file)],
@@ -181,12 +180,12 @@ def _save(
             write_atomically(run.results / name, text)
 
 
-def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float, tempered: Tempered | None) -> dict[str, Any]:
+def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float, fitted: FittedScale | None) -> dict[str, Any]:
     return {
         "validation": {
             "files": [Path(file).name for file in run.spec.validation_ds.file],
             "threshold": threshold,
-            **({"temperature": tempered.temperature, "fitted_on": tempered.fitted_on} if tempered else {}),
+            **({"score_scale": dataclasses.asdict(fitted.scale), "fitted_on": fitted.fitted_on} if fitted else {}),
             "model_threshold": evaluation.scores(threshold, intervals=True),
             "threshold_0": evaluation.scores(0.0),
             "forced_answerable": dict(evaluation.forced_scores()),

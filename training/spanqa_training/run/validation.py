@@ -12,13 +12,13 @@ from lightning.fabric import Fabric
 
 from spanqa.squad import Example
 from spanqa.windows import Batch, WindowMaker, Windows
-from spanqa_client.reports.calibration import Tempered
+from spanqa_client.reports.calibration import FittedScale
 from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.console import tell
 from spanqa_training.inference.decode_settings import decode_settings, threshold_from_spec
 from spanqa_training.inference.evaluation import Evaluation, Logits, evaluate, network_from_model
-from spanqa_training.inference.temperature import LEAST_TO_TEMPER, tempered_from_evaluation
+from spanqa_training.inference.score_fit import LEAST_TO_FIT, scale_from_evaluation
 from spanqa_training.model import SpanModel
 from spanqa_training.run.progress import Progress
 from spanqa_training.spec.schema import Spec
@@ -142,17 +142,17 @@ class Validator:
                 decode_settings(self.checkpoint),
                 quiet=self.quiet or rank > 0,
                 rows_per_batch=self.rows_per_batch,
-                keep_inputs=len(self.examples) >= LEAST_TO_TEMPER,
+                keep_inputs=len(self.examples) >= LEAST_TO_FIT,
             )
         except _StoppedError:
             return None
 
-    def tempered(self, evaluation: Evaluation) -> Tempered | None:
-        """Fit the temperature of the scores on the questions of the last `evaluate`, as `spanqa evaluate` does.
+    def fitted_scale(self, evaluation: Evaluation) -> FittedScale | None:
+        """Fit the scale of the scores on the questions of the last `evaluate`, as `spanqa evaluate` does.
 
         Every process calls it. None where there are too few questions, or but one paragraph.
         """
-        if len(self.examples) < LEAST_TO_TEMPER:
+        if len(self.examples) < LEAST_TO_FIT:
             return None
         n_processes = self.fabric.world_size
         parts: list[Any] = [self._inputs]
@@ -164,9 +164,7 @@ class Validator:
         inputs: list[Any] = [None] * len(self.examples)
         for other, shared in enumerate(parts):
             inputs[other::n_processes] = shared
-        return tempered_from_evaluation(
-            dataclasses.replace(evaluation, inputs=inputs), decode_settings(self.checkpoint)
-        )
+        return scale_from_evaluation(dataclasses.replace(evaluation, inputs=inputs), decode_settings(self.checkpoint))
 
     def _keep_best(self, entry: dict[str, Any]) -> None:
         checks = [one for one in (*self.log, entry) if "checkpoint" in one]

@@ -19,10 +19,17 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "max_answer_tokens": (int,),
     "no_answer_threshold": (int, float),
     "temperature": (int, float),
+    "answer_slope": (int, float, type(None)),
+    "answer_offset": (int, float),
     "word_boundaries": (bool,),
 }
 """Our decode settings -> what each may be."""
-_NAMES: dict[tuple[type, ...], str] = {(int,): "a whole number", (int, float): "a number", (bool,): "true or false"}
+_NAMES: dict[tuple[type, ...], str] = {
+    (int,): "a whole number",
+    (int, float): "a number",
+    (int, float, type(None)): "a number or null",
+    (bool,): "true or false",
+}
 
 
 def hugging_face_settings(checkpoint: Checkpoint) -> dict[str, Any]:
