@@ -189,6 +189,8 @@ def _fitted(
             raise SpecError(f"{FIT_SCORES[0]}: needs questions about at least two paragraphs: give a larger dataset")
         checkpoint = checkpoint.with_scale(fitted.scale)
         metrics["scores_fitted_on"] = names
+        # What models of before said of their temperature.
+        metrics.pop("temperature_fitted_on", None)
     return dataclasses.replace(checkpoint, metrics=metrics)
 
 
