@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="for models and results")
     parser.add_argument("--families", default=",".join(FAMILIES), help="which, separated by commas (default: all)")
     parser.add_argument("--questions", type=int, default=500, metavar="N", help="questions (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500, metavar="N", help="of each training (default: %(default)s)")
     args = parser.parse_args()
     families = args.families.split(",")
     unknown = [family for family in families if family not in FAMILIES]

@@ -14,22 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from bench_setting import ROOT
+from full_size import MEGATRON_345M
 from gpu_training_run import Course, Source, course_of, length_source, real_source
 from training_turn import Clock
 
 from spanqa.files import write_atomically
 from spanqa_training.model import EncoderConfig
 
-MEGATRON_345M = EncoderConfig(
-    vocab_size=30_592,
-    hidden_size=1024,
-    num_layers=24,
-    num_heads=16,
-    intermediate_size=4096,
-    max_positions=512,
-    layer_norm_eps=1e-5,
-    layer_norm="pre",
-)
 PRECISIONS = ("16", "bf16")
 Row = dict[str, Any]
 

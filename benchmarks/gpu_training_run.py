@@ -169,7 +169,7 @@ def _fabric(device: str, precision: str, first_scale: float | None) -> tuple[Fab
     plugins: list[Any] = []
     scaler = None
     if precision == "16":
-        scaler = torch.amp.GradScaler(device, **({"init_scale": first_scale} if first_scale else {}))
+        scaler = torch.amp.GradScaler(device, init_scale=first_scale) if first_scale else torch.amp.GradScaler(device)
         plugins = [MixedPrecision("16-mixed", device, scaler=scaler)]
     elif precision == "bf16":
         plugins = [MixedPrecision("bf16-mixed", device)]

@@ -14,6 +14,7 @@ BPE_VOCABULARY_FILE = "vocab.json"
 BPE_MERGES_FILE = "merges.txt"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
 _NETWORK_CONFIG_FILE = "config.json"
 ROLES = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 """What a special token is for: the keys of special_tokens_map.json."""
@@ -90,7 +91,7 @@ def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | N
     """Make a tokenizer.json from a WordPiece vocabulary, one piece a line.
 
     Args:
-        path: The file, beside which tokenizer_config.json and special_tokens_map.json may say more.
+        path: The file, beside which tokenizer_config.json, special_tokens_map.json and added_tokens.json may say more.
         text: Its content.
         do_lower_case: Whether text is lower-cased, in place of what they say.
 
@@ -116,6 +117,7 @@ def tokenizer_json_from_vocab_txt(path: Path, text: str, do_lower_case: bool | N
     backend.normalizer = normalizers.BertNormalizer(**said)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
+    _add_tokens_beside(path.parent, backend, tokens)
     listed = [tokens[role] for role in ("cls_token", "sep_token", "pad_token", "unk_token")]
     backend.add_special_tokens([AddedToken(token, special=True) for token in listed if token in vocabulary])
     if tokens["cls_token"] != BERT_TOKENS["cls_token"]:  # MPNet's vocab.txt: <s> and </s>, joined as RoBERTa does
@@ -127,7 +129,7 @@ def tokenizer_json_from_bpe(folder: Path) -> str:
     """Make a tokenizer.json from vocab.json and merges.txt, as RoBERTa's were published.
 
     Args:
-        folder: Holds both, and may hold tokenizer_config.json and special_tokens_map.json.
+        folder: Holds both, and may hold tokenizer_config.json, special_tokens_map.json and added_tokens.json.
 
     Raises:
         TokenizerError: If one of the files cannot be read or lacks a special token, or their bytes are no bytes.
@@ -151,10 +153,35 @@ def tokenizer_json_from_bpe(folder: Path) -> str:
         )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend.decoder = decoders.ByteLevel()
+    _add_tokens_beside(folder, backend, tokens)
     _add_roberta_pairs(backend, tokens, trim_offsets=bool(config.get("trim_offsets", True)), add_prefix_space=prefix)
     listed = [token for role in ROLES if (token := tokens[role]) in vocabulary]
     backend.add_special_tokens([AddedToken(t, special=True, lstrip=t == tokens["mask_token"]) for t in listed])
     return str(backend.to_str())
+
+
+def _add_tokens_beside(folder: Path, backend: Any, tokens: dict[str, str]) -> None:
+    """Add the tokens of added_tokens.json: to be found in texts as transformers finds them, after normalisation.
+
+    Raises:
+        TokenizerError: If it is damaged, or gives one another id than that of its place.
+    """
+    from tokenizers import AddedToken
+
+    ids = read_json_file(folder / ADDED_TOKENS_FILE)
+    if not all(type(index) is int for index in ids.values()):
+        raise TokenizerError(f"{ADDED_TOKENS_FILE} beside it is no table of tokens and their ids: restore it")
+    special = {token for token in tokens.values() if token in ids}
+    listed = sorted(ids, key=ids.__getitem__)
+    backend.add_tokens(
+        [AddedToken(token, special=token in special, normalized=token not in special) for token in listed]
+    )
+    for token in listed:
+        if backend.token_to_id(token) != ids[token]:
+            raise TokenizerError(
+                f"{ADDED_TOKENS_FILE} beside it gives {token!r} the id {ids[token]}, where the next one is "
+                f"{backend.token_to_id(token)}: give the model's tokenizer.json"
+            )
 
 
 def _add_roberta_pairs(backend: Any, tokens: dict[str, str], *, trim_offsets: bool, add_prefix_space: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,9 @@ SHARED_BYTES = 2 * MB
 """One Python process's region in /dev/shm: Triton begins with 1 MiB and grows it with the requests."""
 SHARED_MARGIN_BYTES = 8 * MB
 """Room for requests: a context of the largest size passes through several regions."""
+
+_MEMORY_FILES = ((".", "memory.max", "memory.current"), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Folder, limit and use of control groups: version 2, and the controller `memory` of version 1; cgroups(7)."""
 
 
 def free_port(host: str) -> int:
@@ -67,14 +71,21 @@ def with_free_ports(settings: ServerSettings) -> ServerSettings:
 
 
 def _cgroup_free_bytes(folder: Path) -> int | None:
-    """Return what a control group (version 2) leaves its processes, or None where it sets no limit."""
+    """Return what a control group leaves its processes, or None where it sets no limit."""
+    for place, *names in _MEMORY_FILES:
+        limit, used, statistics = (_text(folder / place / name) for name in (*names, "memory.stat"))
+        if limit.isdigit() and used.isdigit():  # "max" is no limit
+            # Version 1 counts the groups below under "total_".
+            cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
+            return int(limit) - int(used) + max(map(int, cached), default=0)
+    return None
+
+
+def _text(path: Path) -> str:
     try:
-        limit = (folder / "memory.max").read_text("ascii").strip()
-        used = int((folder / "memory.current").read_text("ascii"))
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+        return path.read_text("ascii").strip()
     except (OSError, ValueError):
-        return None
-    return None if limit == "max" else int(limit) - used + int(statistics.get("inactive_file", 0))
+        return ""
 
 
 def free_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

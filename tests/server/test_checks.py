@@ -195,6 +195,17 @@ def test_a_container_s_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
     assert free_memory_bytes(meminfo, tmp_path) == 3_000_000
 
 
+def test_a_limit_of_control_groups_of_version_1_counts_too(tmp_path: Path) -> None:
+    (meminfo := tmp_path / "meminfo").write_text("MemAvailable:    8000 kB\n")
+    (folder := tmp_path / "memory").mkdir()
+    (folder / "memory.usage_in_bytes").write_text("3000000\n")
+    (folder / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 1000000\n")
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # as where there is none
+    assert free_memory_bytes(meminfo, tmp_path) == 8_192_000
+    (folder / "memory.limit_in_bytes").write_text("5000000\n")
+    assert free_memory_bytes(meminfo, tmp_path) == 3_000_000
+
+
 def test_no_shared_memory_at_all_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(MemoryShortageError, match="needs it"):
         free_shared_bytes(tmp_path / "nowhere")

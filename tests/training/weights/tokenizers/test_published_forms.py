@@ -263,3 +263,36 @@ def test_an_exported_folder_reads_pairs_as_the_checkpoint_does(tokenizers_of_fam
         assert row.input_ids[0].tolist() == pair["input_ids"]
         assert row.token_type_ids[0].tolist() == pair["token_type_ids"]
     assert {role: getattr(reference, role) for role in tokenizer.special_tokens} == tokenizer.special_tokens
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_added_tokens_are_found_as_transformers_finds_them(tokenizer_folders, tmp_path, name):
+    folder = tmp_path / name
+    shutil.copytree(tokenizer_folders[name], folder)
+    for file in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"):
+        (folder / file).unlink(missing_ok=True)
+    size = load_tokenizer(folder).vocab_size
+    added = {"<ent>": size + 1, "NewCorp": size}
+    (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"model_type": name}), encoding="utf-8")
+    import transformers
+
+    reference = getattr(transformers, f"{name.capitalize()}Tokenizer").from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.vocab_size == size + 2
+    question, context = "Who owns NewCorp?", "The NewCorp of newcorp's NEWCORP and NewCorps <ent> is<ent> ours."
+    row = batch_windows([(WindowMaker(tokenizer, LONG).windows(question, context), 0)])
+    expected = reference(question, context)["input_ids"]
+    assert added["NewCorp"] in expected
+    assert added["<ent>"] in expected
+    assert row.input_ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("added", "message"), [({"<ent>": 90_000}, "gives '<ent>' the id 90000"), ({"<ent>": "x"}, "no table of tokens")]
+)
+def test_added_tokens_that_cannot_be_are_refused(tokenizer_folders, tmp_path, added, message):
+    (tmp_path / "vocab.txt").write_bytes((tokenizer_folders["bert"] / "vocab.txt").read_bytes())
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path)
