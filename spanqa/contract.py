@@ -30,7 +30,7 @@ class Tensor:
         name: The tensor's name on the wire.
         dtype: Triton's datatype in requests: BYTES, INT32, FP32 or BOOL.
         dims: Shape without the batch dimension; -1 is variable.
-        optional: Whether a request may leave it out.
+        optional: Whether a request may leave it out; an output, whether older servers do.
     """
 
     name: str
@@ -59,7 +59,11 @@ LOGIT = Tensor(name="LOGIT", dtype="FP32", dims=(-1,))
 NO_ANSWER_MARGIN = Tensor(name="NO_ANSWER_MARGIN", dtype="FP32", dims=(1,))
 HAS_ANSWER = Tensor(name="HAS_ANSWER", dtype="BOOL", dims=(1,))
 QUESTION_TRUNCATED = Tensor(name="QUESTION_TRUNCATED", dtype="BOOL", dims=(1,))
-OUTPUTS = (ANSWER, SCORE, CHAR_START, CHAR_END, LOGIT, NO_ANSWER_MARGIN, HAS_ANSWER, QUESTION_TRUNCATED)
+NO_ANSWER_SCORE = Tensor(name="NO_ANSWER_SCORE", dtype="FP32", dims=(1,), optional=True)
+OUTPUTS = (
+    *(ANSWER, SCORE, CHAR_START, CHAR_END, LOGIT),
+    *(NO_ANSWER_MARGIN, HAS_ANSWER, QUESTION_TRUNCATED, NO_ANSWER_SCORE),
+)
 
 INPUT_IDS = Tensor(name="input_ids", dtype="INT32", dims=(-1,))
 ATTENTION_MASK = Tensor(name="attention_mask", dtype="INT32", dims=(-1,))

@@ -150,6 +150,9 @@ def manifest_json(manifest: Manifest) -> str:
     for name in ("max_context_bytes", "pair"):
         if document[name] is None:
             del document[name]
+    if manifest.decode.answer_slope is None:
+        # As versions wrote it that know a temperature alone.
+        del document["decode"]["answer_slope"], document["decode"]["answer_offset"]
     document[SEAL] = _seal(json.loads(json.dumps(document, allow_nan=False)))
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

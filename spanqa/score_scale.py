@@ -16,9 +16,10 @@ class ScoreScale:
     """How a model's scores are made of its logits.
 
     A span's score is its share among the spans, of the softmax of logits / temperature, times the probability that
-    there is an answer. Fitted to how often best spans are right, that one is 1 / (1 + exp(slope * margin - offset)) of
-    the no-answer margin (Platt 1999); else "no answer" takes part in the softmax as one more span. Either way the
-    scores of all spans and of "no answer" add up to 1.
+    there is an answer. That probability is 1 / (1 + exp(slope * margin - offset)) of the no-answer margin (Platt 1999),
+    where slope and offset were fitted so that the best span's score says how often it is right; the scores behind it
+    are shares beside it, and say no such thing. Where they were not, "no answer" takes part in the softmax as one more
+    span. Either way the scores of all spans and of "no answer" add up to 1.
 
     Args:
         temperature: Divides the logits.
@@ -44,6 +45,11 @@ class ScoreScale:
     def __str__(self) -> str:
         fitted = "" if self.slope is None else f", slope {self.slope:.3g}, offset {self.offset:.3g}"
         return f"T {self.temperature:.3g}{fitted}"
+
+    def as_settings(self) -> dict[str, float]:
+        """Give it as the settings of a file: a temperature alone where no more is fitted, as older files have it."""
+        fitted = {} if self.slope is None else {"answer_slope": self.slope, "answer_offset": self.offset}
+        return {"temperature": self.temperature, **fitted}
 
     def answer_probability(self, margin: float, mass: float) -> float:
         """How likely there is an answer.

@@ -34,7 +34,7 @@ class DecodeSettings:
         max_answer_tokens: Longest answer in word pieces.
         temperature: T of the scores; 1 unless fitted.
         answer_slope: Of the log-odds of an answer over the margin, for the scores; None unless fitted.
-        answer_offset: Those at margin 0.
+        answer_offset: The log-odds at margin 0.
         word_boundaries: Whether answers begin and end where words do.
     """
 
@@ -69,7 +69,7 @@ class Span:
         char_start: First code point.
         char_end: End, exclusive.
         logit: Start + end logit, S.
-        score: Probability that it is right, in 0..1, as `ScoreScale` says.
+        score: Probability in 0..1, as `ScoreScale` makes it.
     """
 
     text: str
@@ -85,11 +85,13 @@ class Decoded:
 
     Args:
         spans: The best spans, best first; at least one.
-        null_logit: N, the score of "no answer".
+        null_logit: N, the logits' score of "no answer".
+        no_answer_score: Probability of "no answer", 0..1: what all spans leave.
     """
 
     spans: tuple[Span, ...]
     null_logit: float
+    no_answer_score: float
 
     @property
     def no_answer_margin(self) -> float:
@@ -142,7 +144,9 @@ def decode(
         best, top, mass = search(grid, n_best=n_best, temperature=scale.temperature, distinct=distinct)
         if len(best.logit):
             break
-    scores = _scores(best.logit.astype(np.float64), null_logit, top, mass, scale)
+    likely = scale.answer_probability(null_logit - top, mass)
+    # The best span alone adds 1 to the sum: below 1 there is none.
+    scores = likely / max(mass, 1.0) * np.exp((best.logit.astype(np.float64) - top) / scale.temperature)
     columns = zip(best.char_start.tolist(), best.char_end.tolist(), best.logit.tolist(), scores.tolist(), strict=True)
     return Decoded(
         spans=tuple(
@@ -150,16 +154,8 @@ def decode(
             for start, end, logit, score in columns
         ),
         null_logit=null_logit,
+        no_answer_score=1.0 - likely,
     )
-
-
-def _scores(
-    logits: NDArray[np.float64], null_logit: float, top: float, mass: float, scale: ScoreScale
-) -> NDArray[np.float64]:
-    """Scores of spans, of their logits and the sum of exp((S - top) / T) over all."""
-    # The best span alone adds 1 to the sum: below 1 there is none.
-    likely = scale.answer_probability(null_logit - top, mass) / max(mass, 1.0)
-    return np.asarray(likely * np.exp((logits - top) / scale.temperature))
 
 
 def _check(

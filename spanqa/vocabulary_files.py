@@ -179,7 +179,7 @@ def _add_tokens_beside(folder: Path, backend: Any, tokens: dict[str, str]) -> No
     for token in listed:
         if backend.token_to_id(token) != ids[token]:
             raise TokenizerError(
-                f"{ADDED_TOKENS_FILE} beside it gives {token!r} the id {ids[token]}, where the next one is "
+                f"{ADDED_TOKENS_FILE} beside it gives {token!r} the id {ids[token]}, and its place is "
                 f"{backend.token_to_id(token)}: give the model's tokenizer.json"
             )
 

@@ -167,6 +167,7 @@ def response_tensors(
         contract.NO_ANSWER_MARGIN.name: margins,
         contract.HAS_ANSWER.name: margins <= np.array(thresholds, dtype=np.float32)[:, None],
         contract.QUESTION_TRUNCATED.name: np.array(truncated, dtype=bool)[:, None],
+        contract.NO_ANSWER_SCORE.name: np.array([[row.no_answer_score] for row in decoded], dtype=np.float32),
     }
 
 

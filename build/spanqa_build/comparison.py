@@ -213,7 +213,11 @@ class Comparison:
 def _decoded_from_answer(answer: Answer) -> Decoded:
     best = answer.spans[0]
     span = Span(text=best.text, char_start=best.char_start, char_end=best.char_end, logit=best.logit, score=best.score)
-    return Decoded(spans=(span,), null_logit=answer.no_answer_margin + best.logit)
+    return Decoded(
+        spans=(span,),
+        null_logit=answer.no_answer_margin + best.logit,
+        no_answer_score=answer.no_answer_score or 0.0,
+    )
 
 
 def _logits_of_best(decoded: Decoded) -> Logits:

@@ -15,7 +15,7 @@ class Span:
 
     Args:
         text: The piece, unchanged.
-        score: Probability among all spans of the context and "no answer", 0..1.
+        score: Probability, 0..1; those of all spans of the context and of "no answer" add up to 1.
         char_start: Where it starts in the context, in code points.
         char_end: Where it ends, exclusive.
         logit: Start logit plus end logit.
@@ -51,6 +51,8 @@ class Answer:
             the largest finite float32 for a context without any span.
         question_truncated: Whether the question was too long, and its end was cut off.
         spans: The best spans, best first, at most top_n, whether or not there is an answer.
+        no_answer_score: Probability of "no answer", 0..1: what the scores of all spans leave; None from a server that
+            does not know this output yet.
         model_version: The version of the model that answered, such as "1".
         latency_ms: Time from asking to answer, retries included; not part of equality.
     """
@@ -59,6 +61,7 @@ class Answer:
     no_answer_margin: float
     question_truncated: bool
     spans: tuple[Span, ...]
+    no_answer_score: float | None = None
     model_version: str = ""
     latency_ms: float = field(default=math.nan, compare=False)
 

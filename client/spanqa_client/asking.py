@@ -11,7 +11,7 @@ from spanqa.errors import InputError
 from spanqa_client.answer import Answer
 from spanqa_client.contexts import ContextAnswers, chunks_of_contexts, ranked_contexts
 from spanqa_client.errors import BadRequest
-from spanqa_client.natural_query import ENOUGH_SPANS, NaturalQueryResponse, natural_query_from_answer
+from spanqa_client.natural_query import NaturalQueryResponse, natural_query_from_answer
 from spanqa_client.options import DEFAULT_TIMEOUT_S, Options, check_timeout, check_top_n, pair_from_item, utf8_from_text
 from spanqa_client.steps import Steps
 
@@ -155,8 +155,8 @@ class Asking:
             InputError, ClientError: As `ask`.
         """
         check_top_n(top_n)
-        # As many as the score of "no answer" needs.
-        answer = yield from self.ask(query, context, top_n=max(top_n, ENOUGH_SPANS), timeout_s=timeout_s)
+        # Two at least: with an older server the second tells what the score of "no answer" needs.
+        answer = yield from self.ask(query, context, top_n=max(top_n, 2), timeout_s=timeout_s)
         return natural_query_from_answer(answer, top_n)
 
     def rows(self, rows: Sequence[tuple[str, str]], options: Options, timeout_s: float) -> Steps[list[Answer]]:

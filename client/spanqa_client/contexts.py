@@ -22,7 +22,7 @@ class ContextAnswer:
     Args:
         context_index: The place of that context among those given, from 0.
         text: The answer as it stands there.
-        score: Probability among all spans of that context and "no answer", 0..1; not to be compared between contexts.
+        score: Probability, 0..1; those of all spans of that context and of "no answer" add up to 1.
         char_start: Where it starts in the context, in code points.
         char_end: Where it ends, exclusive.
         logit: Start logit plus end logit.

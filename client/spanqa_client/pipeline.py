@@ -23,7 +23,7 @@ from spanqa.contract import MAX_TOP_N
 from spanqa.errors import InputError
 from spanqa_client.answer import Answer
 from spanqa_client.client import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL, QAClient
-from spanqa_client.natural_query import ENOUGH_SPANS, null_score
+from spanqa_client.natural_query import null_score
 from spanqa_client.security import ConnectionSettings
 
 TASK = "question-answering"
@@ -128,8 +128,8 @@ class QuestionAnsweringPipeline:
         answers = self._client.ask_many(
             pairs,
             concurrency=min(self._concurrency, max(len(pairs), 1)),
-            # As many as the score of "no answer" needs.
-            top_n=max(top_k, ENOUGH_SPANS),
+            # With an older server the score of "no answer" needs two, as `null_score` says.
+            top_n=max(top_k, 2),
             max_answer_tokens=asked["max_answer_len"],
             timeout_s=self._timeout_s,
         )

@@ -119,9 +119,11 @@ def answers_from_response(response: service_pb2.ModelInferResponse, *, n_rows: i
         _numbers(tensor, outputs)
         for tensor in (contract.HAS_ANSWER, contract.NO_ANSWER_MARGIN, contract.QUESTION_TRUNCATED)
     ]
+    tensor = contract.NO_ANSWER_SCORE
+    no_answer_scores = _numbers(tensor, outputs) if tensor.name in outputs else [None] * n_rows
     answers = []
     width = len(texts) // n_rows
-    for row, (has_answer, margin, truncated) in enumerate(zip(*per_row, strict=True)):
+    for row, (has_answer, margin, truncated, no_answer) in enumerate(zip(*per_row, no_answer_scores, strict=True)):
         own = slice(row * width, (row + 1) * width)
         spans = tuple(
             [
@@ -138,6 +140,7 @@ def answers_from_response(response: service_pb2.ModelInferResponse, *, n_rows: i
             Answer(
                 has_answer=has_answer,
                 no_answer_margin=margin,
+                no_answer_score=no_answer,
                 question_truncated=truncated,
                 spans=spans,
                 model_version=response.model_version,
@@ -157,6 +160,8 @@ def _raw_outputs(response: service_pb2.ModelInferResponse, n_rows: int) -> dict[
     found = {}
     for tensor in contract.OUTPUTS:
         if tensor.name not in declared:
+            if tensor.optional:
+                continue
             raise ProtocolError(
                 f"the response of {response.model_name or 'the model'} lacks the output {tensor.name}: got "
                 f"{', '.join(declared) or 'none'}; is it a spanqa model, and Triton's response cache off?"

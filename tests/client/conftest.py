@@ -162,6 +162,7 @@ def response_from_inputs(inputs, own_threshold):
     add(contract.NO_ANSWER_MARGIN, [1, 1], struct.pack("<f", margin))
     add(contract.HAS_ANSWER, [1, 1], struct.pack("<?", margin <= threshold))
     add(contract.QUESTION_TRUNCATED, [1, 1], struct.pack("<?", False))
+    add(contract.NO_ANSWER_SCORE, [1, 1], struct.pack("<f", 0.375))
     return response
 
 

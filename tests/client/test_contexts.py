@@ -5,10 +5,9 @@ import math
 import pytest
 
 from spanqa.errors import InputError
-from spanqa.score_scale import ScoreScale
 from spanqa_client.answer import Answer, Span
 from spanqa_client.contexts import ranked_contexts
-from spanqa_client.natural_query import ENOUGH_SPANS, natural_query_from_answer, null_score
+from spanqa_client.natural_query import natural_query_from_answer, null_score
 
 FILLER = "It rained all day."
 
@@ -99,19 +98,26 @@ def test_natural_query_gives_answers_and_scores_as_rivas_clients_read_them(face,
             client.natural_query("Where?", "There.", 0)
 
 
-@pytest.mark.parametrize("scale", [ScoreScale(), ScoreScale(2.5), ScoreScale(0.5, 0.3, -0.8)])
-def test_the_score_of_no_answer_is_what_the_spans_leave_to_it(scale):
-    logits, null = [3.0 - 0.8 * place for place in range(50)], 2.0
-    weights = [math.exp((value - logits[0]) / scale.temperature) for value in logits]
-    likely = scale.answer_probability(null - logits[0], sum(weights))
-    spans = [_span("a", at, likely * one / sum(weights)) for at, one in zip(logits, weights, strict=True)]
-    assert null_score(_answer(null - logits[0], *spans)) == pytest.approx(1 - likely, rel=1e-9)
-    # Those that a shim does not ask for hold next to nothing.
-    assert null_score(_answer(null - logits[0], *spans[:ENOUGH_SPANS])) == pytest.approx(1 - likely, abs=0.002)
+def test_the_score_of_no_answer_is_the_server_s(face, triton):
+    with face(triton.url) as client:
+        assert client.ask("Where is Bern?", "Zürich.").no_answer_score == 0.375
+        assert client.natural_query("Where is Bern?", "Zürich.").results[0].score == 0.375
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_of_an_older_server_it_is_worked_out_from_two_spans(temperature):
+    logits, null = [3.0, 1.0, -2.0], 2.0
+    weights = [math.exp(value / temperature) for value in (*logits, null)]
+    scores = [weight / sum(weights) for weight in weights]
+    spans = [_span("a", logit, score) for logit, score in zip(logits, scores, strict=False)]
+    assert null_score(_answer(null - logits[0], *spans)) == pytest.approx(scores[-1], rel=1e-9)
+    # With fewer spans than there are, the rest of them is not given to "no answer".
+    assert null_score(_answer(null - logits[0], *spans[:2])) == pytest.approx(scores[-1], rel=1e-9)
     assert natural_query_from_answer(_answer(null - 3.0, *spans, has_answer=False), 1).results[0].answer == ""
 
 
 def test_the_score_of_no_answer_stays_within_what_is_left():
     assert null_score(_answer(3.4e38, has_answer=False)) == 1.0
     assert null_score(_answer(900.0, _span("a", 1.0, 0.0), has_answer=False)) == 1.0
-    assert null_score(_answer(-900.0, _span("a", 1.0, 1.0), _span("b", 0.0, 1e-7))) == 0.0
+    assert null_score(_answer(900.0, _span("a", 1.0, 1e-30), has_answer=False)) == pytest.approx(1.0)
+    assert null_score(_answer(-900.0, _span("a", 1.0, 1.0))) == 0.0

@@ -130,6 +130,7 @@ def assert_equals_brute_force(case):
         likely = mass / (mass + math.exp(null / scale.temperature))
     else:
         likely = 1 / (1 + math.exp(scale.slope * got.no_answer_margin - scale.offset))
+    assert got.no_answer_score == pytest.approx(1 - likely, rel=1e-4, abs=1e-9)
     for span in got.spans:
         assert span.score == pytest.approx(likely * weights[span.char_start, span.char_end] / mass, rel=1e-4)
         assert 0 <= span.score <= 1

@@ -141,8 +141,9 @@ def test_a_limit_above_the_windows_room_is_cut_to_it(one_window):
     assert longest(one_window, 10**6) == 12
 
 
-def decoded(*spans, null_logit):
+def decoded(*spans, null_logit, no_answer_score=0.25):
     return Decoded(
+        no_answer_score=no_answer_score,
         spans=tuple(
             Span(text=text, char_start=start, char_end=start + len(text), logit=logit, score=score)
             for text, start, logit, score in spans
@@ -169,6 +170,7 @@ def test_rows_with_fewer_answers_are_padded():
     assert arrays["NO_ANSWER_MARGIN"].tolist() == [[-3.0], [3.0]]
     assert arrays["HAS_ANSWER"].tolist() == [[True], [False]]
     assert arrays["QUESTION_TRUNCATED"].tolist() == [[True], [False]]
+    assert arrays["NO_ANSWER_SCORE"].tolist() == [[0.25], [0.25]]
 
 
 def test_arrays_have_the_dtypes_of_the_contract():

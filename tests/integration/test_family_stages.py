@@ -163,7 +163,7 @@ def test_a_vocabulary_is_of_its_familys_kind(
 def test_a_lead_is_how_far_torch_prefers_its_own_answer(road: Any) -> None:
     def decoded(*spans: tuple[int, float], null: float) -> Decoded:
         made = [Span(text="x", char_start=at, char_end=at + 1, logit=logit, score=0.1) for at, logit in spans]
-        return Decoded(spans=tuple(made), null_logit=null)
+        return Decoded(spans=tuple(made), null_logit=null, no_answer_score=0.5)
 
     right = decoded((3, 5.0), (7, 4.75), (9, 1.0), null=2.0)
     assert road.lead_of(right, decoded((3, 4.0), null=2.0), 0.0) is None

@@ -212,6 +212,7 @@ def answer_from_tensors(tensors: Mapping[str, NDArray[Any]], version: str) -> An
     return Answer(
         has_answer=bool(tensors[contract.HAS_ANSWER.name][0, 0]),
         no_answer_margin=float(tensors[contract.NO_ANSWER_MARGIN.name][0, 0]),
+        no_answer_score=float(tensors[contract.NO_ANSWER_SCORE.name][0, 0]),
         question_truncated=bool(tensors[contract.QUESTION_TRUNCATED.name][0, 0]),
         spans=tuple(
             Span(text=text.decode(), score=score, char_start=start, char_end=end, logit=logit)

@@ -1,7 +1,7 @@
 """Whether a score of 0.8 is right in 80 of 100 cases: reliability, and the expected calibration error.
 
-A score is the best span's share among all spans and "no answer"; it is right where the span is an exact match. Every
-question counts, answered or not: where the passage holds no answer, no span is right, and the score should be low.
+The score is the best span's; it is right where that span is an exact match. Every question counts, answered or not:
+where the passage holds no answer, no span is right, and the score should be low.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ N_BINS = 10
 """Bins of equal mass: each holds a tenth of the questions, so that none is empty or noisier than another."""
 _STEPS_AN_OCTAVE, _MOST_STEPS = 4, 16
 """Temperatures that are tried: 1/16 to 16, each a fifth from the next."""
-_FIRST_SLOPE, _LEAST_SLOPE = 0.3, 0.01
-"""A slope may not be 0 or less: the surer an answer, the likelier it must be."""
+_LEAST_SLOPE = 0.01
+"""Over margins of spread 1. A slope may not be 0 or less: the surer an answer, the likelier it must be."""
 _FARTHEST = 1000.0
 """Margins beyond tell no more."""
 _N_STEPS, _ENOUGH = 50, 1e-7
@@ -79,16 +79,41 @@ class FittedScale:
     Args:
         scale: Fitted on all questions.
         before: The model's as it was.
-        fitted_on: What it was fitted on, and what it was judged on, in words.
+        fitted_on: What it was fitted on, in words.
+        judged_by: How the scores after come about, in words.
         scores_before: Score of each question as it was, 0..1.
         scores_after: The same by a scale that was not fitted on its part.
+        ece_before: Expected calibration error of the scores before, in percent.
+        ece_after: The same of those after.
     """
 
     scale: ScoreScale
     before: ScoreScale
     fitted_on: str
+    judged_by: str
     scores_before: Sequence[float]
     scores_after: Sequence[float]
+    ece_before: float
+    ece_after: float
+
+
+def said_of_fit(fitted: FittedScale) -> str:
+    """Say in a sentence how a fit was judged, and how well it did."""
+    return (
+        f"Expected calibration error {fitted.ece_before:.1f} % as it was, {fitted.ece_after:.1f} % after a fit on "
+        f"{fitted.fitted_on}: {fitted.judged_by}."
+    )
+
+
+def expected_calibration_error(scores: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """The mean over questions of their bin's |score - right|, in percent; arguments as `calibration_from_scores`."""
+    gaps = [abs(float((scores[chosen] - right[chosen]).sum())) for chosen in _bins(scores)]
+    return 100 * sum(gaps) / len(scores)
+
+
+def _bins(scores: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Places of the questions of each bin, by ascending score."""
+    return np.array_split(np.argsort(scores, kind="stable"), min(N_BINS, len(scores)))
 
 
 def calibration_from_scores(
@@ -108,7 +133,7 @@ def calibration_from_scores(
         name: What the scores are.
         scale: How they were made; None where it is not known.
     """
-    bins = np.array_split(np.argsort(scores, kind="stable"), min(N_BINS, len(scores)))
+    bins = _bins(scores)
     n_bins = len(bins)
     columns = np.zeros((len(scores), 3 * n_bins))
     for number, chosen in enumerate(bins):
@@ -118,7 +143,6 @@ def calibration_from_scores(
     drawn = draws.sums(columns)
     n_drawn, right_drawn, score_drawn = np.split(drawn, 3, axis=1)
     errors = np.abs(score_drawn - right_drawn).sum(axis=1) / n_drawn.sum(axis=1)
-    gaps = [abs(float((scores[chosen] - right[chosen]).sum())) for chosen in bins]
     return Calibration(
         name=name,
         scale=scale,
@@ -131,7 +155,7 @@ def calibration_from_scores(
             )
             for number, chosen in enumerate(bins)
         ],
-        ece=100 * sum(gaps) / len(scores),
+        ece=expected_calibration_error(scores, right),
         ece_interval=draws.interval(100 * errors),
         mean_score=100 * float(scores.mean()),
         mean_right=100 * float(right.mean()),
@@ -172,13 +196,15 @@ def _fitted_answer(
     shares: NDArray[np.float64], margins: NDArray[np.float64], targets: NDArray[np.float64]
 ) -> tuple[float, float, float]:
     """Loss, slope and offset of the likeliest probability of an answer, which times a share is that of being right."""
-    inputs = np.stack([-margins, np.ones(len(margins))], axis=1)
-    loss, (slope, offset) = _scored(shares, inputs, targets, np.array([_FIRST_SLOPE, 0.0]))
-    if slope < _LEAST_SLOPE:
-        # Held there: the offset alone is fitted.
-        loss, (offset,) = _scored(shares, inputs[:, 1:], targets, np.zeros(1), _LEAST_SLOPE * inputs[:, 0])
-        slope = _LEAST_SLOPE
-    return loss, float(slope), float(offset)
+    # Wherever the margins lie: a fit that began far from them would end in another minimum, or nowhere.
+    middle, spread = float(np.median(margins)), float(margins.std()) or 1.0
+    inputs = np.stack([(middle - margins) / spread, np.ones(len(margins))], axis=1)
+    loss, (slope, offset) = _scored(shares, inputs, targets, np.array([1.0, 0.0]))
+    # The slope held at its least, the offset alone fitted.
+    flat_loss, (flat_offset,) = _scored(shares, inputs[:, 1:], targets, np.zeros(1), _LEAST_SLOPE * inputs[:, 0])
+    if slope < _LEAST_SLOPE or flat_loss < loss:
+        loss, slope, offset = flat_loss, _LEAST_SLOPE, flat_offset
+    return loss, float(slope / spread), float(offset + slope * middle / spread)
 
 
 def _scored(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isnan
 
 from spanqa_client.reports.breakdown import Field
+from spanqa_client.reports.calibration import said_of_fit
 from spanqa_client.reports.comparison_section import p_text, verdict
 from spanqa_client.reports.markup import without_controls
 from spanqa_client.reports.outcomes import KINDS
@@ -181,7 +182,7 @@ def _calibration(report: EvaluationReport) -> list[str]:
         )
         for one in report.calibrations
     ]
-    fitted = f"The scale was fitted on {report.fitted.fitted_on}. " if report.fitted else ""
+    fitted = f"{said_of_fit(report.fitted)} The model has it where `--fit-scores` stored it. " if report.fitted else ""
     return [
         "",
         "### Calibration",

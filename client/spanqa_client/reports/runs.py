@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spanqa.errors import DataError
+from spanqa.errors import DataError, SettingsError
 from spanqa.files import write_atomically
 from spanqa.score_scale import ScoreScale
 from spanqa.squad import read_json
@@ -28,7 +28,7 @@ class Said:
         char_start: Where it begins in the context, in code points; -1 where that is not known.
         char_end: Where it ends, exclusive; -1 where that is not known.
         margin: No-answer margin or probability, higher where no answer is likelier; None where it is not known.
-        score: The best span's share among all spans and "no answer", 0..1; None where it is not known.
+        score: The best span's probability, 0..1; None where it is not known.
         n_windows: Windows that were read; 0 where that is not known.
     """
 
@@ -101,9 +101,7 @@ def write_run(path: str | Path, run: Run) -> None:
         "name": run.name,
         "facts": dict(run.facts),
         "threshold": _finite(run.threshold),
-        "temperature": run.scale and run.scale.temperature,
-        "answer_slope": run.scale and run.scale.slope,
-        "answer_offset": run.scale and run.scale.offset,
+        **(run.scale.as_settings() if run.scale else {"temperature": None}),
         "is_probability": run.is_probability,
         "said": {key: {**asdict(said), "margin": _finite(said.margin)} for key, said in run.said.items()},
     }
@@ -152,7 +150,7 @@ def run_from_document(path: str | Path, document: dict[str, Any]) -> Run:
             is_probability=bool(document["is_probability"]),
             said={key: _said(value) for key, value in document["said"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SettingsError) as error:
         raise DataError(f"{path}: is damaged ({error!r}): make it again with --save-run") from error
 
 
@@ -161,7 +159,7 @@ def _scale(document: Mapping[str, Any]) -> ScoreScale | None:
     if temperature is None:
         return None
     # Runs of before there was more than a temperature hold it alone.
-    return ScoreScale(temperature, _as_float(document.get("answer_slope")), float(document.get("answer_offset") or 0.0))
+    return ScoreScale(temperature, _as_float(document.get("answer_slope")), float(document.get("answer_offset", 0.0)))
 
 
 def _said(value: Mapping[str, Any]) -> Said:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 from spanqa_client.reports.breakdown import Field, Part
+from spanqa_client.reports.calibration import said_of_fit
 from spanqa_client.reports.charts import calibration_chart, risk_chart, sweep_chart
 from spanqa_client.reports.markup import isolated, number, percent, table, with_interval
 from spanqa_client.reports.outcomes import KINDS
@@ -139,7 +140,7 @@ def calibration_section(report: EvaluationReport) -> str:
     head = ["score", "scale", "ECE, %", "mean score", "right, %", "questions"]
     fitted = ""
     if report.fitted:
-        fitted = f" The scale was fitted on {isolated(report.fitted.fitted_on)}."
+        fitted = f" {isolated(said_of_fit(report.fitted))} The model has it where --fit-scores stored it."
     return (
         "<p>A score says how likely the best span is right: how often is it an exact match? Every question counts, "
         "answered or not. ECE is the mean gap over ten bins of equally many "

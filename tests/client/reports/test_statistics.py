@@ -265,6 +265,21 @@ def test_the_scale_that_made_the_scores_is_found_again(made_by):
     )
 
 
+@pytest.mark.parametrize("shift", [-100.0, -30.0, 20.0, 40.0, 300.0])
+@pytest.mark.parametrize("spread", [0.5, 2.0, 8.0])
+def test_where_margins_lie_moves_the_offset_alone(shift, spread):
+    rng = np.random.default_rng(3)
+    margins = rng.normal(0, spread, 400)
+    right = (rng.random(400) < 0.9 / (1 + np.exp(2 * margins / spread))).astype(float)
+
+    def fitted_at(moved):
+        return fitted_scale(lambda temperature: np.full(400, 0.9), margins + moved, right)
+
+    here, there = fitted_at(0.0), fitted_at(shift)
+    assert there.slope == pytest.approx(here.slope, rel=1e-3)
+    assert there.offset == pytest.approx(here.offset + here.slope * shift, rel=1e-3, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("margins", "right"),
     [
@@ -274,10 +289,10 @@ def test_the_scale_that_made_the_scores_is_found_again(made_by):
         ([0.0] * 100, [0.0] * 100),
     ],
 )
-def test_questions_that_tell_too_much_or_nothing_fit_a_finite_scale_that_keeps_the_order(margins, right):
+def test_questions_that_tell_too_much_or_nothing_fit_a_finite_scale(margins, right):
     fitted = fitted_scale(lambda temperature: np.full(100, 0.99), np.array(margins), np.array(right))
     scores = [0.99 * fitted.answer_probability(margin, 1.0) for margin in sorted(margins)]
-    assert scores == sorted(scores, reverse=True)
+    assert fitted.slope > 0
     assert np.mean(scores) == pytest.approx(np.mean(right), abs=0.03)
 
 
@@ -346,6 +361,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     del document["answer_slope"], document["answer_offset"]
     path.write_text(json.dumps(document), encoding="utf-8")
     assert read_run(path).scale == ScoreScale(1.5)
+    path.write_text(json.dumps(document | {"temperature": 0.0}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"run.json: is damaged .*temperature is 0.0"):
+        read_run(path)
 
 
 @pytest.mark.parametrize(

@@ -251,11 +251,13 @@ def test_a_part_is_whole_articles_and_of_one_article_whole_paragraphs(model, rea
     again = scale_from_evaluation(changed, DecodeSettings())
     assert [again.scores_after[n] for n in places] == [found.scores_after[n] for n in places]
     assert again.scale != found.scale
-    one_article = [dataclasses.replace(example, title="one") for example in real_questions[:40]]
-    split = scale_from_evaluation(
-        evaluate(network, maker, one_article, DecodeSettings(), keep_inputs=True), DecodeSettings()
-    )
-    assert "part of their paragraphs" in split.fitted_on
-    one_paragraph = [dataclasses.replace(example, title="one", paragraph=0) for example in real_questions[:3]]
-    alone = evaluate(network, maker, one_paragraph, DecodeSettings(), keep_inputs=True)
+    one_article = [dataclasses.replace(example, title="one") for example in real_questions]
+    split = scale_from_evaluation(dataclasses.replace(evaluation, examples=one_article), DecodeSettings())
+    assert split.judged_by == "each of 10 parts, of whole paragraphs, judged by a fit on the others"
+    # So it is where one article is most of all.
+    unequal = [dataclasses.replace(e, title="large" if n < 150 else "small") for n, e in enumerate(real_questions)]
+    parted = scale_from_evaluation(dataclasses.replace(evaluation, examples=unequal), DecodeSettings())
+    assert "whole paragraphs" in parted.judged_by
+    one_paragraph = [dataclasses.replace(example, title="one", paragraph=0) for example in real_questions]
+    alone = dataclasses.replace(evaluation, examples=one_paragraph)
     assert scale_from_evaluation(alone, DecodeSettings()) is None

@@ -40,7 +40,7 @@ class Checkpoint:
         max_answer_tokens: Longest answer, in word pieces.
         temperature: Divides the logits before they become scores; 1 unless fitted.
         answer_slope: Of the log-odds of an answer over the margin, for the scores; None unless fitted.
-        answer_offset: Those at margin 0.
+        answer_offset: The log-odds at margin 0.
         word_boundaries: Whether answers begin and end where words do.
         provenance: Where the weights come from; JSON values.
         spec: The resolved training spec as YAML; None before any training.
@@ -114,9 +114,7 @@ def config_from_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "decode": {
             "no_answer_threshold": checkpoint.no_answer_threshold,
             "max_answer_tokens": checkpoint.max_answer_tokens,
-            "temperature": checkpoint.temperature,
-            "answer_slope": checkpoint.answer_slope,
-            "answer_offset": checkpoint.answer_offset,
+            **checkpoint.scale.as_settings(),
             "word_boundaries": checkpoint.word_boundaries,
         },
         "tokenizer_sha256": checkpoint.tokenizer().sha256,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spanqa.datasets import DATASET_FORMATS
 from spanqa.files import write_atomically
+from spanqa_client.reports.calibration import said_of_fit
 from spanqa_client.reports.options import (
     add_report_options,
     check_report_inputs,
@@ -146,6 +147,8 @@ def _offline(args: argparse.Namespace) -> int:
     if args.fit_threshold or args.fit_scores:
         changed = _fitted(args, checkpoint, report["best_threshold"]["threshold"], fitted, files)
         _store(checkpoint, changed, model, path, request)
+        if args.fit_scores and fitted:
+            note(said_of_fit(fitted))
     return 0
 
 

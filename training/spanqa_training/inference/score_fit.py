@@ -13,7 +13,7 @@ from spanqa.score_scale import ScoreScale
 from spanqa.spans import DecodeSettings, decode
 from spanqa.squad import Example
 from spanqa_client.metrics import gold_from_examples, raw_scores
-from spanqa_client.reports.calibration import FittedScale, fitted_scale
+from spanqa_client.reports.calibration import FittedScale, expected_calibration_error, fitted_scale
 from spanqa_training.inference.evaluation import Evaluation
 
 LEAST_TO_FIT = 100
@@ -32,11 +32,11 @@ def scale_from_evaluation(evaluation: Evaluation, settings: DecodeSettings) -> F
 
     Returns:
         The scale fitted on all questions, with the scores that the same fit gives to each article without having seen
-        it; None where there is but one paragraph.
+        it; None where there are too few questions, or but one paragraph.
     """
     examples = evaluation.examples
     parted = _parts(examples)
-    if parted is None:
+    if parted is None or len(examples) < LEAST_TO_FIT:
         return None
     parts, kind = parted
     questions = gold_from_examples(examples)
@@ -51,6 +51,7 @@ def scale_from_evaluation(evaluation: Evaluation, settings: DecodeSettings) -> F
     def fitted_on(some: NDArray[np.bool_]) -> ScoreScale:
         return fitted_scale(lambda temperature: shares_at(temperature)[some], margins[some], right[some])
 
+    before = np.array([decoded.spans[0].score for decoded in evaluation.decoded])
     after = np.zeros(len(examples))
     for part in range(parts.max() + 1):
         unseen = parts == part
@@ -58,9 +59,12 @@ def scale_from_evaluation(evaluation: Evaluation, settings: DecodeSettings) -> F
     return FittedScale(
         scale=fitted_on(np.ones(len(examples), dtype=bool)),
         before=settings.scale,
-        fitted_on=f"{len(examples):,} questions, and is judged on each part of their {kind} as fitted on the others",
-        scores_before=[decoded.spans[0].score for decoded in evaluation.decoded],
+        fitted_on=f"{len(examples):,} questions",
+        judged_by=f"each of {parts.max() + 1} parts, of whole {kind}, judged by a fit on the others",
+        scores_before=before.tolist(),
         scores_after=after.tolist(),
+        ece_before=expected_calibration_error(before, right),
+        ece_after=expected_calibration_error(after, right),
     )
 
 
@@ -85,7 +89,7 @@ def _scores(
 
 
 def _parts(examples: Sequence[Example]) -> tuple[NDArray[np.int64], str] | None:
-    """The part of each question, whole articles together, or paragraphs of a single one; and which of the two."""
+    """The part of each question: whole articles, or whole paragraphs where one article is most of it; and which."""
     for kind, keys in (
         ("articles", [example.title for example in examples]),
         ("paragraphs", [example.paragraph for example in examples]),
@@ -98,5 +102,7 @@ def _parts(examples: Sequence[Example]) -> tuple[NDArray[np.int64], str] | None:
             for key, size in sizes.most_common():
                 part_of[key] = totals.index(min(totals))
                 totals[part_of[key]] += size
-            return np.array([part_of[key] for key in keys]), kind
+            # Judged by what was fitted on a few questions a scale would look worse than it is.
+            if 2 * max(totals) <= len(examples) or kind == "paragraphs":
+                return np.array([part_of[key] for key in keys]), kind
     return None

@@ -185,7 +185,7 @@ def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float, fitted:
         "validation": {
             "files": [Path(file).name for file in run.spec.validation_ds.file],
             "threshold": threshold,
-            **({"score_scale": dataclasses.asdict(fitted.scale), "fitted_on": fitted.fitted_on} if fitted else {}),
+            **({"score_scale": dataclasses.asdict(fitted.scale), "ece": fitted.ece_after} if fitted else {}),
             "model_threshold": evaluation.scores(threshold, intervals=True),
             "threshold_0": evaluation.scores(0.0),
             "forced_answerable": dict(evaluation.forced_scores()),
