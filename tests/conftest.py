@@ -5,12 +5,18 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from spanqa.datasets import read_dataset
 from spanqa.tokenization import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
+# A busy machine makes its texts slowly, and is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 # In the order in which they begin. Those of a row share a server, in one process.
 SLOWEST_FILES = (
     (
