@@ -56,7 +56,7 @@ def answer(request):
         "ANSWER": np.array([[str(int(row[0])).encode()] for row in length], np.object_),
         "SCORE": number, "CHAR_START": length * 0, "CHAR_END": length, "LOGIT": number, "NO_ANSWER_MARGIN": number,
         "HAS_ANSWER": np.array([[not row[0].startswith(b"nothing")] for row in context]),
-        "QUESTION_TRUNCATED": length < 0,
+        "QUESTION_TRUNCATED": length < 0, "NO_ANSWER_SCORE": number,
     }
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
@@ -94,7 +94,7 @@ def _entry_config() -> str:
     lines.append("instance_group [{ kind: KIND_CPU count: 1 }]")
     for kind, tensors in (("input", contract.INPUTS), ("output", contract.OUTPUTS)):
         for tensor in tensors:
-            optional = "optional: true" if tensor.optional else ""
+            optional = "optional: true" if tensor.optional and kind == "input" else ""
             data_type = types.get(tensor.dtype, f"TYPE_{tensor.dtype}")
             lines.append(
                 f'{kind} [{{ name: "{tensor.name}" data_type: {data_type} dims: {list(tensor.dims)} {optional} }}]'
