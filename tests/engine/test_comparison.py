@@ -129,7 +129,7 @@ class Server:
         best = decoded.spans[0]
         margin = decoded.null_logit - best.logit
         spans = (best if self._right else replace(best, text="no such answer", char_start=0, char_end=1),)
-        return SimpleNamespace(spans=spans, no_answer_margin=margin)
+        return SimpleNamespace(spans=spans, no_answer_margin=margin, no_answer_score=0.5)
 
 
 @pytest.mark.parametrize("right", [True, False])
