@@ -43,6 +43,7 @@ start_server() {
     local command=(tritonserver --disable-auto-complete-config --exit-on-error=true --model-repository "$1")
     say "${command[@]}"
     ((dry)) && return
+    rm -f "$work/server.log"  # the last server's, which says nothing of this one
     "${command[@]}" >"$work/server.log" 2>&1 &
     server=$!
     for _ in $(seq 300); do
