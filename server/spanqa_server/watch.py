@@ -23,6 +23,8 @@ RETIRED_S = 60.0
 """How long the healthy siblings of a dead process may take to finish before they are ended."""
 COLLECTED_WITHIN_S = 1.0
 """Triton collects a process that it has ended itself far sooner."""
+EXIT_0 = "exit status 0"
+"""How a process ends that Triton has told to, and hardly one that died."""
 STOPPED_S = 0.5
 """How long a Python process may be stopped by a signal; Triton takes it for dead after a second."""
 MAX_STRIKES = 3
@@ -73,6 +75,7 @@ class Watch:
         self._stubs: dict[int, Stub] = {stub.pid: stub for stub in stubs_of(process.pid)}
         self._retired: dict[int, float] = {}
         self._ended_at: dict[int, float] = {}
+        self._exited_at: dict[int, float] = {}
         self._stopped_at: dict[int, float] = {}
         self._rescan_at = time.monotonic() + RESCAN_S
         self._canary_at = time.monotonic() + settings.canary_interval_s
@@ -117,7 +120,7 @@ class Watch:
         """
         self._end_stopped()
         # Triton collects the processes that it ends itself. One that nobody has collected ended by itself.
-        dead = {stub.model: stub.pid for stub in self._stubs.values() if is_uncollected(stub.pid)}
+        dead = {stub.model: stub.pid for stub in self._stubs.values() if self._has_died(stub.pid)}
         if contract.QUESTION_ANSWERING in dead:
             # It answers each request when it is done. What it had accepted would never be answered, and Triton tells
             # nobody: when Triton ends, its connections do, and every sender knows to ask again.
@@ -133,6 +136,14 @@ class Watch:
         if dead or now > self._rescan_at:
             self.rescan()
         return self._clear_leftovers() or self._look_at_canary(now)
+
+    def _has_died(self, pid: int) -> bool:
+        """Say whether a process ended by itself: one that Triton ends exits with 0, and is collected soon."""
+        if not is_uncollected(pid):
+            self._exited_at.pop(pid, None)
+            return False
+        exited_at = self._exited_at.setdefault(pid, time.monotonic())
+        return end_of(pid) != EXIT_0 or time.monotonic() - exited_at > COLLECTED_WITHIN_S
 
     def _end_stopped(self) -> None:
         """End processes that were stopped, before Triton gives their requests up: it crashes when they then go on."""
