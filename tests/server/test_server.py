@@ -143,6 +143,7 @@ def test_a_model_that_hangs_while_it_is_loaded_again_ends_in_a_fresh_triton(
     reports: list[str] = []
     with Server(repository, report=reports.append) as server, Load(tools, server.url) as load:
         triton_pid = server.triton_pid
+        time.sleep(1)  # until the supervisor has listed the processes: one that it does not know it does not miss
         hanging.touch()
         os.kill(pid_of(server, contract.ENCODER), signal.SIGKILL)
         tools.wait_until(lambda: any("does not load the model 'encoder'" in line for line in reports), 2 * RECOVERY_S)
