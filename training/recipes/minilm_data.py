@@ -2,8 +2,8 @@
 
     python training/recipes/minilm_data.py DATA -o results/minilm/data --apart-from heldout16.json
 
-writes sentences.json, passages.json and questions.json (the three stages) and held_back.json (the threshold and the
-scale of the scores). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words
+writes sentences.json, passages.json, questions.json and squad.json (the four stages) and held_back.json (the threshold
+and the scale of the scores). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words
 in a row with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
 """
 
@@ -28,6 +28,8 @@ TRAINING_SET = ("squad_train_raw.json.gz", "squad_train_rebuilt.json.gz", "squad
 """Parts of SQuAD 2.0's training set."""
 OTHERS = ("squad11_dev13.json.gz", "tydiqa_en.json.gz", "nq_small.json.gz")
 """Wikipedia's passages with questions of other collections, nearly all answerable."""
+LIKE_SQUAD = ("squad11_dev13.json.gz", "squadshifts_new_wiki.json")
+"""Wikipedia's passages with questions written as SQuAD's were."""
 STORIES, N_STORIES = "fairytaleqa.json.gz", 1_000
 MADE_SHARES = {"moved": 0.45, "cut": 0.3, "edited": 0.2, "negated": 0.05}
 N_MADE = 5_500
@@ -82,29 +84,35 @@ def first_stages(data: Path) -> dict[str, list[Example]]:
     }
 
 
-def last_stage(data: Path) -> dict[str, list[Example]]:
-    """The questions of the last stage and those that are held back, by file."""
+def last_stages(data: Path) -> dict[str, list[Example]]:
+    """The questions of the last two stages and those that are held back, by file."""
     squad = read_dataset(data / "articles19.json")
     training = [example for name in TRAINING_SET for example in read_dataset(data / name)]
-    others = [example for name in OTHERS for example in read_dataset(data / name)]
     trained = [example for example in training if not is_held_back(example)]
-    made = [
-        negative
-        for part, count in ((trained, N_MADE * 2 // 3), (others, N_MADE // 3))
-        for negative in make_negatives(_numbered(part), count=count, seed=SEED, shares=MADE_SHARES)
-    ]
+    articles = [example for example in squad if not is_held_back(example)]
+    wide = [example for name in OTHERS for example in read_dataset(data / name)]
+    alike = [example for name in LIKE_SQUAD for example in read_dataset(data / name)]
     return {
         "questions.json": trained
-        + [example for example in squad if not is_held_back(example)]
-        + others
+        + articles
+        + wide
         + drawn(read_dataset(data / STORIES), N_STORIES)
-        + made,
+        + _made(trained, wide, seed=SEED),
+        "squad.json": trained + articles + alike + _made(trained, alike, seed=SEED + 1),
         HELD_BACK: [example for example in squad + training if is_held_back(example)],
     }
 
 
+def _made(trained: list[Example], others: list[Example], *, seed: int) -> list[Example]:
+    return [
+        negative
+        for part, count in ((trained, N_MADE * 2 // 3), (others, N_MADE // 3))
+        for negative in make_negatives(_numbered(part), count=count, seed=seed, shares=MADE_SHARES)
+    ]
+
+
 def main() -> None:
-    """Write the four files."""
+    """Write the five files."""
     parser = argparse.ArgumentParser(description="Prepare the training files of spanqa-minilm.")
     parser.add_argument("data", type=Path, help="folder of the datasets that training/recipes/minilm.sh names")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write to")
@@ -113,7 +121,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    files = {**first_stages(args.data), **last_stage(args.data)}
+    files = {**first_stages(args.data), **last_stages(args.data)}
     never = [example for path in args.apart_from for example in read_dataset(path)]
     for name, examples in files.items():
         others = never if name == HELD_BACK else never + files[HELD_BACK]

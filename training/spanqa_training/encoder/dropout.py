@@ -1,12 +1,14 @@
-"""Dropout that costs a CPU little: one random byte an element, eight from each number drawn.
+"""Dropout that costs a CPU little: one random byte an element, from a stream that torch's own generator seeds.
 
 torch draws a 64-bit number for every element on a CPU, in one thread: a quarter of a training step of a small encoder.
+Masks are bytes of 0 and 1: torch multiplies with those five times as fast as with booleans.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,10 +23,19 @@ def dropped_levels(probability: float) -> int:
 
 
 def kept(shape: torch.Size, n_dropped: int) -> Tensor:
-    """Draw which elements stay: booleans of a shape, from torch's own stream of random numbers."""
+    """Draw which elements stay.
+
+    Args:
+        shape: Shape of the values.
+        n_dropped: As `dropped_levels` gives it.
+
+    Returns:
+        uint8 of that shape: 1 stays, 0 is dropped. One number of torch's own generator seeds the draws (SFC64).
+    """
     n_elements = shape.numel()
-    draws = torch.empty((n_elements + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    return (draws.view(torch.uint8)[:n_elements] >= n_dropped).view(shape)
+    stream = np.random.Generator(np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())))
+    draws = stream.integers(0, 2**64, size=(n_elements + 7) // 8, dtype=np.uint64).view(np.uint8)[:n_elements]
+    return torch.from_numpy((draws >= n_dropped).view(np.uint8)).view(shape)
 
 
 class _ByteDropout(torch.autograd.Function):
@@ -33,12 +44,12 @@ class _ByteDropout(torch.autograd.Function):
         mask = kept(values.shape, n_dropped)
         ctx.save_for_backward(mask)
         ctx.scale = LEVELS / (LEVELS - n_dropped)
-        return torch.ops.aten.native_dropout_backward(values, mask, ctx.scale)
+        return (values * mask).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (mask,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(gradients[0], mask, ctx.scale), None
+        return (gradients[0] * mask).mul_(ctx.scale), None
 
 
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
