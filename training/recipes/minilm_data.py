@@ -3,8 +3,8 @@
     python training/recipes/minilm_data.py DATA -o results/minilm/data --apart-from heldout16.json
 
 writes sentences.json, passages.json, questions.json and squad.json (the four stages) and held_back.json (the threshold
-and the scale of the scores). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares eight words
-in a row with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
+and the scale of the scores). DATA is the folder that `training/recipes/minilm.sh` describes. A passage that shares
+eight words in a row with the held-back ones, or with one of a file of `--apart-from`, is trained on in no stage.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from spanqa_training.encoder.attention import MASKED_SCORE
+from spanqa_training.encoder.attention import MASKED_SCORE, SelfAttention
 from spanqa_training.encoder.config import ACTIVATIONS, FAMILIES, EncoderConfig, architecture_of
 from spanqa_training.encoder.disentangled import DisentangledAttention
 from spanqa_training.encoder.distances import DistanceBias, DistanceEmbeddings, Relative
@@ -56,6 +56,16 @@ class SpanModel(nn.Module):
         self.head_dropout = Dropout(config.head_dropout)
         self.head = nn.Linear(config.hidden_size, 2)
         self.apply(self._initialise)
+
+    def take_dropout(self, config: EncoderConfig) -> None:
+        """Take over a configuration that differs in nothing but dropout."""
+        self.config = config
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.p = config.dropout
+            elif isinstance(module, SelfAttention):
+                module.take_dropout(config)
+        self.head_dropout.p = config.head_dropout
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Score every token of every window.

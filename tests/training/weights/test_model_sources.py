@@ -155,10 +155,31 @@ def test_the_head_is_drawn_as_the_spec_asks_and_only_where_it_is_fresh(base, sou
     assert torch.equal(trained.head.weight, restored.head.weight)
 
 
-def test_dropout_of_the_head_is_the_specs(base, tiny_checkpoint):
-    checkpoint, model = base(f"restore_from={tiny_checkpoint}", "model.token_classifier.dropout=0.3")
-    assert (model.head_dropout.p, checkpoint.encoder.head_dropout) == (0.3, 0.3)
-    assert model.config == checkpoint.encoder
+def test_dropout_is_the_specs(base, tiny_checkpoint):
+    checkpoint, model = base(
+        f"restore_from={tiny_checkpoint}",
+        "model.token_classifier.dropout=0.3",
+        "model.language_model.dropout=0.2",
+        "model.language_model.attention_dropout=0",
+    )
+    encoder = checkpoint.encoder
+    assert (encoder.head_dropout, encoder.dropout, encoder.attention_dropout) == (0.3, 0.2, 0)
+    assert (model.head_dropout.p, model.embeddings.dropout.p) == (0.3, 0.2)
+    assert {(layer.dropout.p, layer.attention.dropout) for layer in model.layers} == {(0.2, 0)}
+    assert model.config == encoder
+
+
+def test_dropout_is_the_models_where_the_spec_says_nothing(base, tiny_checkpoint):
+    before = load_checkpoint(tiny_checkpoint)[0].encoder
+    checkpoint, model = base(f"restore_from={tiny_checkpoint}")
+    assert checkpoint.encoder == before
+    assert {(layer.dropout.p, layer.attention.dropout) for layer in model.layers} == {(0.1, 0.1)}
+
+
+@pytest.mark.parametrize("key", ["model.language_model.dropout", "model.language_model.attention_dropout"])
+def test_a_dropout_that_drops_all_is_refused(base, tiny_checkpoint, key):
+    with pytest.raises(SpecError, match=rf"{key}: must be from 0 up to, not including, 1, got 1"):
+        base(f"restore_from={tiny_checkpoint}", f"{key}=1")
 
 
 def test_a_checkpoint_opens_under_any_name(tiny_checkpoint, tmp_path):

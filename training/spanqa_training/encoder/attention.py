@@ -27,11 +27,15 @@ class SelfAttention(nn.Module):
         size = config.hidden_size
         self.num_heads = config.num_heads
         self.head_size = size // config.num_heads
-        self.dropout = config.attention_dropout
+        self.take_dropout(config)
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
         self.output = nn.Linear(size, size)
+
+    def take_dropout(self, config: EncoderConfig) -> None:
+        """Drop as a configuration says from now on."""
+        self.dropout = config.attention_dropout
 
     def forward(self, hidden: Tensor, mask: Tensor, attention: str, bias: Tensor | None = None) -> Tensor:
         """Mix the token states.

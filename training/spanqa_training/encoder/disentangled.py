@@ -24,8 +24,12 @@ class DisentangledAttention(SelfAttention):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.distance_dropout = config.dropout
         self._projected: tuple[Tensor, Tensor] | None = None
+
+    def take_dropout(self, config: EncoderConfig) -> None:
+        """Drop as a configuration says from now on."""
+        super().take_dropout(config)
+        self.distance_dropout = config.dropout
 
     def forward(  # type: ignore[override]
         self, hidden: Tensor, mask: Tensor, attention: str, relative: tuple[Tensor, Tensor]

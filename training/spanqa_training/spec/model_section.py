@@ -79,6 +79,14 @@ class LanguageModelSpec:
     """A Hugging Face config.json; without lm_checkpoint the model starts from random weights."""
     config: dict[str, Any] | None = None
     """The same, written out; config_file has precedence."""
+    dropout: float | None = None
+    """Dropout of embeddings and layers while training; null keeps the model's."""
+    attention_dropout: float | None = None
+    """Dropout of attention while training; null keeps the model's. On a CPU a step without it takes a quarter less."""
+
+    def __post_init__(self) -> None:
+        for name in ("dropout", "attention_dropout"):
+            _check_share(f"model.language_model.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +99,7 @@ class TokenClassifierSpec:
     """Whether a fresh head is drawn as the encoder's layers are (normal, initializer_range), or as torch draws one."""
 
     def __post_init__(self) -> None:
-        check_spec(
-            0 <= self.dropout < 1, "model.token_classifier.dropout", "from 0 up to, not including, 1", self.dropout
-        )
+        _check_share("model.token_classifier.dropout", self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +110,16 @@ class ModelSpec:
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     language_model: LanguageModelSpec = field(default_factory=LanguageModelSpec)
     token_classifier: TokenClassifierSpec = field(default_factory=TokenClassifierSpec)
+
+    def dropout(self) -> dict[str, float]:
+        """Give what the model's own dropout is replaced by, by fields of `EncoderConfig`."""
+        asked = {
+            "dropout": self.language_model.dropout,
+            "attention_dropout": self.language_model.attention_dropout,
+            "head_dropout": self.token_classifier.dropout,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+def _check_share(key: str, value: float | None) -> None:
+    check_spec(value is None or 0 <= value < 1, key, "from 0 up to, not including, 1", value)

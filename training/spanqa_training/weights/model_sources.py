@@ -117,9 +117,8 @@ def base_model(spec: Spec, *, key: Key | None, results: Path, warn: Warn) -> tup
         _warn_of_case(spec.model, checkpoint.tokenizer(), warn)
     if str(checkpoint.provenance.get("head", "")).startswith(_FRESH) and "trained_on" not in checkpoint.provenance:
         _draw_head(model, spec)
-    encoder = dataclasses.replace(checkpoint.encoder, head_dropout=spec.model.token_classifier.dropout)
-    model.config = encoder
-    model.head_dropout.p = encoder.head_dropout
+    encoder = dataclasses.replace(checkpoint.encoder, **spec.model.dropout())
+    model.take_dropout(encoder)
     checkpoint = dataclasses.replace(checkpoint, encoder=encoder, windows=spec.window_settings(checkpoint.windows))
     return checkpoint, model
 
