@@ -111,7 +111,7 @@ class ModelSpec:
     language_model: LanguageModelSpec = field(default_factory=LanguageModelSpec)
     token_classifier: TokenClassifierSpec = field(default_factory=TokenClassifierSpec)
 
-    def dropout(self) -> dict[str, float]:
+    def dropout(self) -> dict[str, Any]:
         """Give what the model's own dropout is replaced by, by fields of `EncoderConfig`."""
         asked = {
             "dropout": self.language_model.dropout,
