@@ -151,7 +151,7 @@ def test_every_layer_is_fused_and_every_product_but_the_head_quantized(built):
     assert fused["BiasGelu"] == layers
     assert fused["LayerNormalization"] == 2 * layers + 1
     assert fused["Softmax"] == fused["Erf"] == fused["SkipLayerNormalization"] == 0
-    assert quantized["MatMulInteger"] == 4 * layers
+    assert quantized["MatMulIntegerToFloat"] == 4 * layers
     assert quantized["MatMul"] == 1
 
 

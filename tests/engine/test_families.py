@@ -143,7 +143,7 @@ def test_every_layer_is_fused_as_far_as_there_are_operators_and_every_product_qu
     assert fused["BiasGelu"] + fused["FastGelu"] == N_LAYERS
     assert fused["LayerNormalization"] == 2 * N_LAYERS + 1
     is_narrow = checkpoint.encoder.embedding_size is not None
-    assert quantized["MatMulInteger"] == (4 if has_operator else 6) * N_LAYERS + is_narrow
+    assert quantized["MatMulIntegerToFloat"] == (4 if has_operator else 6) * N_LAYERS + is_narrow
 
 
 def test_all_three_inputs_are_there_and_token_types_count_only_where_a_family_has_them(built):
