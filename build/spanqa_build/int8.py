@@ -2,8 +2,8 @@
 
 Every token's activations get a scale of their own, computed in the call: a window's logits then depend on no neighbour
 and no padding, and one token's large values do not coarsen another's. (ONNX Runtime's own dynamic quantization has one
-scale for a whole call.) The kernel of a product scales its columns, one pass its rows: on cores with VNNI or AMX the
-passes over memory around a product take as long as the product.
+scale for a whole call.) The kernel of a product scales its columns and one pass its rows: on cores with AMX the passes
+over memory around the products took longer than the products.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Rewriter:
             self._constant(f"{weights}_int8", values),
             self._constant("int8_one", np.float32(1)),  # its own scale of activations is one number for all rows
             self._constant(f"{weights}_scales", scales),
-            self._constant(f"int8_zero_{int(shifted)}", _zero(shifted)),
+            self._zero(shifted),
         )
         columns = self._emit("MatMulIntegerToFloat", *operands, name=f"{output}_columns", domain="com.microsoft")
         if shifted:
@@ -135,19 +135,18 @@ class _Rewriter:
         axes = self._constant("int8_axes", np.array([-1], np.int64))
         largest = self._emit("ReduceMax", sizes, axes, name=f"{name}_largest", keepdims=1)
         safe = self._emit("Max", largest, self._constant("int8_smallest", np.float32(_SMALLEST)), name=f"{name}_safe")
-        scales = self._emit("Div", safe, self._constant(f"int8_levels_{int(levels)}", levels), name=f"{name}_scales")
-        # QuantizeLinear takes a scale a row of two dimensions: reshaping copies nothing.
-        flat = self._emit("Flatten", operand, name=f"{name}_flat", axis=-1)
-        all_rows = self._constant("int8_all_rows", np.array([-1], np.int64))
-        flat_scales = self._emit("Reshape", scales, all_rows, name=f"{name}_flat_scales")
-        n_rows = self._emit("Shape", flat_scales, name=f"{name}_n_rows")
-        zero = numpy_helper.from_array(_zero(shifted).reshape(1))
-        zeros = self._emit("ConstantOfShape", n_rows, name=f"{name}_zeros", value=zero)
-        by_rows = self._emit("QuantizeLinear", flat, flat_scales, zeros, name=f"{name}_by_rows", axis=0)
-        shape = self._emit("Shape", name, name=f"{name}_shape")
-        quantized = self._emit("Reshape", by_rows, shape, name=f"{name}_uint8")
+        levels_name = self._constant(f"int8_levels_{int(levels)}", levels)
+        scales = self._emit("Div", safe, levels_name, name=f"{name}_scales")
+        inverse = self._emit("Div", levels_name, safe, name=f"{name}_inverse")
+        scaled = self._emit("Mul", operand, inverse, name=f"{name}_scaled")
+        # With a scale of one it rounds, moves and casts in one pass. With a scale a row it would work on one thread.
+        one, zero = self._constant("int8_one", np.float32(1)), self._zero(shifted)
+        quantized = self._emit("QuantizeLinear", scaled, one, zero, name=f"{name}_uint8")
         self._quantized[name] = quantized, scales
         return quantized, scales
+
+    def _zero(self, shifted: bool) -> str:
+        return self._constant(f"int8_zero_{int(shifted)}", np.uint8(0 if shifted else ACTIVATION_ZERO))
 
     def _emit(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
         self.keep(helper.make_node(operator, inputs, [name], name=name, **attributes))
@@ -157,10 +156,6 @@ class _Rewriter:
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
-
-
-def _zero(shifted: bool) -> NDArray[np.uint8]:
-    return np.array(0 if shifted else ACTIVATION_ZERO, np.uint8)
 
 
 def _quantize_weights(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -207,6 +207,20 @@ def test_a_window_longer_than_the_positions_is_one_sentence():
         model(ids, ids + 1, ids)
 
 
+def test_dropout_can_be_changed_everywhere_it_is():
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "intermediate_size": 8}
+    config = EncoderConfig(
+        **sizes, family="deberta-v2", position_scheme="disentangled", relative_buckets=4, relative_distance=8
+    )
+    changed = dataclasses.replace(config, dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
+    torch.manual_seed(0)
+    model, ids = SpanModel(config).train(), torch.ones(1, 6, dtype=torch.long)
+    assert not torch.equal(model(ids, ids, ids)[0], model(ids, ids, ids)[0])
+    model.take_dropout(changed)
+    assert torch.equal(model(ids, ids, ids)[0], model(ids, ids, ids)[0])
+    assert model.config == config
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -86,21 +86,20 @@ def first_stages(data: Path) -> dict[str, list[Example]]:
 
 def last_stages(data: Path) -> dict[str, list[Example]]:
     """The questions of the last two stages and those that are held back, by file."""
-    squad = read_dataset(data / "articles19.json")
-    training = [example for name in TRAINING_SET for example in read_dataset(data / name)]
-    trained = [example for example in training if not is_held_back(example)]
-    articles = [example for example in squad if not is_held_back(example)]
-    wide = [example for name in OTHERS for example in read_dataset(data / name)]
-    alike = [example for name in LIKE_SQUAD for example in read_dataset(data / name)]
+    squad, training = _read(data, ("articles19.json",)), _read(data, TRAINING_SET)
+    trained, articles, wide, alike, stories = (
+        [example for example in examples if not is_held_back(example)]
+        for examples in (training, squad, _read(data, OTHERS), _read(data, LIKE_SQUAD), _read(data, (STORIES,)))
+    )
     return {
-        "questions.json": trained
-        + articles
-        + wide
-        + drawn(read_dataset(data / STORIES), N_STORIES)
-        + _made(trained, wide, seed=SEED),
+        "questions.json": trained + articles + wide + drawn(stories, N_STORIES) + _made(trained, wide, seed=SEED),
         "squad.json": trained + articles + alike + _made(trained, alike, seed=SEED + 1),
         HELD_BACK: [example for example in squad + training if is_held_back(example)],
     }
+
+
+def _read(data: Path, names: Iterable[str]) -> list[Example]:
+    return [example for name in names for example in read_dataset(data / name)]
 
 
 def _made(trained: list[Example], others: list[Example], *, seed: int) -> list[Example]:

@@ -58,8 +58,7 @@ class SpanModel(nn.Module):
         self.apply(self._initialise)
 
     def take_dropout(self, config: EncoderConfig) -> None:
-        """Take over a configuration that differs in nothing but dropout."""
-        self.config = config
+        """Drop as a configuration says from now on; `config`, which is stored with the weights, stays as it is."""
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.p = config.dropout

@@ -34,6 +34,12 @@ from spanqa_training.weights.model_sources import base_model
 
 _INDEX = "index"
 _ENDINGS = (".tlt", "")
+_OF_NEW_MODELS = (
+    *(f"model.language_model.{name}" for name in ("pretrained_model_name", "lm_checkpoint", "config_file", "config")),
+    "model.tokenizer",
+    "model.dataset.do_lower_case",
+)
+"""Keys and sections that say what a new model is made of."""
 
 
 def run_from_request(args: argparse.Namespace, *, section: str, save_to: str) -> TrainingRun:
@@ -111,8 +117,7 @@ def note_unused(request: Request) -> None:
         note(f"{optim.name} does not read optim.betas")
     if not request.spec.restore_from:
         return
-    new_only = ("model.language_model", "model.tokenizer", "model.dataset.do_lower_case")
-    idle = [section for section in new_only if any(f"{key}.".startswith(f"{section}.") for key in request.given)]
+    idle = [section for section in _OF_NEW_MODELS if any(f"{key}.".startswith(f"{section}.") for key in request.given)]
     if idle:
         note(f"the model is restored from {request.spec.restore_from}, so these are without effect: {', '.join(idle)}")
 

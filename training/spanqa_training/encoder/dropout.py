@@ -1,7 +1,7 @@
 """Dropout that costs a CPU little: one random byte an element, from a stream that torch's own generator seeds.
 
 torch draws a 64-bit number for every element on a CPU, in one thread: a quarter of a training step of a small encoder.
-Masks are bytes of 0 and 1: torch multiplies with those five times as fast as with booleans.
+Masks are bytes of 0 and 1: torch multiplies bfloat16 with those in a fifth of the time that booleans take.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def kept(shape: torch.Size, n_dropped: int) -> Tensor:
         uint8 of that shape: 1 stays, 0 is dropped. One number of torch's own generator seeds the draws (SFC64).
     """
     n_elements = shape.numel()
-    stream = np.random.Generator(np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_())))
-    draws = stream.integers(0, 2**64, size=(n_elements + 7) // 8, dtype=np.uint64).view(np.uint8)[:n_elements]
+    stream = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+    draws = stream.random_raw((n_elements + 7) // 8).view(np.uint8)[:n_elements]
     return torch.from_numpy((draws >= n_dropped).view(np.uint8)).view(shape)
 
 

@@ -117,8 +117,9 @@ def base_model(spec: Spec, *, key: Key | None, results: Path, warn: Warn) -> tup
         _warn_of_case(spec.model, checkpoint.tokenizer(), warn)
     if str(checkpoint.provenance.get("head", "")).startswith(_FRESH) and "trained_on" not in checkpoint.provenance:
         _draw_head(model, spec)
-    encoder = dataclasses.replace(checkpoint.encoder, **spec.model.dropout())
-    model.take_dropout(encoder)
+    encoder = dataclasses.replace(checkpoint.encoder, head_dropout=spec.model.token_classifier.dropout)
+    model.config = encoder
+    model.take_dropout(dataclasses.replace(encoder, **spec.model.language_model.given_dropout()))
     checkpoint = dataclasses.replace(checkpoint, encoder=encoder, windows=spec.window_settings(checkpoint.windows))
     return checkpoint, model
 
