@@ -35,6 +35,10 @@ from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
 
+FLOAT32 = ("--precision", "float32", "--engine", "onnxruntime")
+"""One network, whichever runtime happens to be the faster one with so small a model."""
+
+
 def command(model, output, data, *more):
     return ["build", "-m", str(model), "-o", str(output), "--data", str(data), "--quiet", *more]
 
@@ -43,7 +47,7 @@ def command(model, output, data, *more):
 def built(tiny_model_folder, thirty_questions, tmp_path_factory):
     """A repository with a float32 network."""
     folder = tmp_path_factory.mktemp("repositories") / "built"
-    assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 0
+    assert main(command(tiny_model_folder, folder, thirty_questions, *FLOAT32)) == 0
     return folder
 
 
@@ -70,7 +74,7 @@ def test_a_repository_holds_every_model_and_says_what_is_in_it(built, tiny_model
 
 
 def test_the_report_is_json_on_request(tiny_model_folder, thirty_questions, tmp_path, capsys):
-    arguments = command(tiny_model_folder, tmp_path / "repo", thirty_questions, "--precision", "float32", "--json")
+    arguments = command(tiny_model_folder, tmp_path / "repo", thirty_questions, *FLOAT32, "--json")
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["checked_on"] == "thirty.json"
 
@@ -83,7 +87,7 @@ def test_building_again_adds_a_version_and_keeps_the_last_one_and_models_of_othe
     (folder / "somebody_elses" / "1").mkdir(parents=True)
     (folder / "somebody_elses" / "config.pbtxt").write_text("name: 'x'")
     for expected in ([1, 2], [2, 3]):
-        assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 0
+        assert main(command(tiny_model_folder, folder, thirty_questions, *FLOAT32)) == 0
         assert {tuple(versions_in(folder / name)) for name in contract.MODELS} == {tuple(expected)}
     assert (folder / "somebody_elses" / "config.pbtxt").exists()
     assert check_repository(folder).versions == (2, 3)
@@ -95,7 +99,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_model_folder, thirty_ques
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter1.txt").write_text("years of work")
-    assert main(command(tiny_model_folder, folder, thirty_questions, "--precision", "float32")) == 2
+    assert main(command(tiny_model_folder, folder, thirty_questions, *FLOAT32)) == 2
     assert "holds something else than a model repository" in capsys.readouterr().err
     assert (folder / "chapter1.txt").read_text() == "years of work"
 
@@ -116,7 +120,7 @@ def test_a_full_disk_leaves_the_old_repository(monkeypatch, built, tiny_model_fo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(on_disk.shutil, "copyfile", full)
-    assert main(command(tiny_model_folder, built, thirty_questions, "--precision", "float32")) == 2
+    assert main(command(tiny_model_folder, built, thirty_questions, *FLOAT32)) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert contents(built) == before
     assert {path.name for path in built.parent.iterdir()} == {"built"}
