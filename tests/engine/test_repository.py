@@ -34,7 +34,6 @@ from spanqa_build.rollback import rollback_repository
 from spanqa_build.warmup import warmup_from_examples
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
 
-
 FLOAT32 = ("--precision", "float32", "--engine", "onnxruntime")
 """One network, whichever runtime happens to be the faster one with so small a model."""
 
