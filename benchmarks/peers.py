@@ -105,7 +105,8 @@ class Preparation:
 
     def _float32_repository(self) -> Path:
         place = self._folder / "float32"
-        _spanqa("build", "-m", SHIPPED, "--target", "cpu", "--precision", "float32", "-o", place)
+        # The bare network beside it runs in ONNX Runtime: the same file for both.
+        _spanqa("build", "-m", SHIPPED, "--engine", "onnxruntime", "--precision", "float32", "-o", place)
         return place
 
     def _hugging_face_folder(self) -> Path:
