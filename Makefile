@@ -4,9 +4,9 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One thread a process, or they fight for cores. tests/conftest.py says which files share a process and a server, and
-# orders them. Four bound the memory.
-TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# One thread a process, or they fight for cores; one process more than cores, as tests of servers wait a third of their
+# time. tests/conftest.py says which files share a process and a server, and orders them. Four bound the memory.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 SOURCES := spanqa training/spanqa_training build/spanqa_build client/spanqa_client server/spanqa_server retrieval/spanqa_retrieval
 
 # The report's page is opened and operated in Chromium: root installs Debian's, and without one that test is skipped.

@@ -108,7 +108,7 @@ def test_the_count_of_bytes_comes_back_to_what_is_kept(made):
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("n_words", [1, 30, 1000])
 def test_what_is_kept_takes_the_memory_that_is_counted(tokenizer, kind, n_words):
-    limit_bytes = 1_000_000
+    limit_bytes = 500_000
     chance = random.Random(n_words)
     words = [chance.choice(WORDS[kind]) for _ in range(n_words)]
     cache = PiecesCache(tokenizer.pieces_of_many, limit_bytes=limit_bytes)

@@ -124,7 +124,7 @@ def test_a_damaged_state_is_one_sentence(state, tmp_path, key):
         b"not a state",
         whole[:10],
         whole[:-500],
-        whole[:200] + b"?" + whole[201:] if key else b"PK\3\4",
+        whole[:200] + bytes([whole[200] ^ 1]) + whole[201:] if key else b"PK\3\4",
     ):
         path.write_bytes(damaged)
         with pytest.raises((RunError, EncryptionError), match=r"state\.pt: .*delete it to start again$") as caught:
