@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,8 @@ from spanqa.windows import Batch
 NETWORK_FILE = "network.onnx"
 NETWORK_FILES = (NETWORK_FILE, OPENVINO_FILE)
 """What a network's file is called, by what runs it."""
+COPIES_BYTES = 256 << 20
+"""Files of a network that are loaded again for cores of their own, in all."""
 
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Start and end logits, each `float32 (rows, length)`."""
@@ -91,8 +95,19 @@ def load_network(path: Path, *, n_threads: int) -> CpuNetwork:
     return OnnxNetwork(path, n_threads=n_threads)
 
 
+def copies_for(path: Path, n_cores: int) -> int:
+    """Say how often to load a network for as many runs side by side, one core each; at least once.
+
+    Runs of one ONNX Runtime session share its arena, and memory that one core has just written goes to another: two
+    sessions took 8 % less CPU time than one (benchmarks/results). OpenVINO keeps memory for each of its streams.
+    """
+    if path.suffix == Path(OPENVINO_FILE).suffix:
+        return 1
+    return max(1, min(n_cores, COPIES_BYTES // max(1, path.stat().st_size)))
+
+
 class CpuEncoder:
-    """A network twice: for a window that comes alone on all cores, and for windows side by side on one core each.
+    """A network for a window that comes alone on all cores, and again for windows side by side on one core each.
 
     One window a run, without its padding: on a CPU rows gain nothing from waiting for each other, and dynamic int8
     scales over all it is given, so that in a padded batch logits would depend on their neighbours.
@@ -103,9 +118,14 @@ class CpuEncoder:
 
     def __init__(self, path: Path) -> None:
         self.n_cores = usable_cores()
-        self._alone = load_network(path, n_threads=self.n_cores)
-        self._beside = load_network(path, n_threads=1) if self.n_cores > 1 else self._alone
         self._pool = ThreadPoolExecutor(self.n_cores)
+        self._alone = load_network(path, n_threads=self.n_cores)
+        self._beside = [self._alone]
+        if self.n_cores > 1:
+            copies = range(copies_for(path, self.n_cores))
+            self._beside = list(self._pool.map(lambda _: load_network(path, n_threads=1), copies))
+        self._own = threading.local()
+        self._turns = itertools.count()
 
     def run(self, window: Batch, *, alone: bool) -> Logits:
         """Run one window, `(1, length)` without padding.
@@ -114,7 +134,7 @@ class CpuEncoder:
             window: The window.
             alone: Whether all cores are free for it.
         """
-        return (self._alone if alone else self._beside).run(window)
+        return (self._alone if alone else self._network_of_thread()).run(window)
 
     def run_rows(self, batch: Batch) -> Logits:
         """Run the rows of a padded batch, side by side where there are several; padding gets zeros."""
@@ -139,3 +159,10 @@ class CpuEncoder:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
+
+    def _network_of_thread(self) -> CpuNetwork:
+        """Always the same for one thread; of fewer networks than threads each serves several."""
+        if not hasattr(self._own, "network"):
+            self._own.network = self._beside[next(self._turns) % len(self._beside)]
+        network: CpuNetwork = self._own.network
+        return network

@@ -1,5 +1,6 @@
 """What many tests share: a small vocabulary of our own, datasets of every format, and the repository's root."""
 
+import gc
 import gzip
 import json
 import os
@@ -159,6 +160,12 @@ def pytest_collection_modifyitems(items):
     files = [(ROOT / "tests" / name).resolve(strict=True) for row in SLOWEST_FILES for name in row]
     places = {path: place for place, path in enumerate(files)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of later collections: each would walk through all of torch, and tests ask for many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
