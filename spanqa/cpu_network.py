@@ -21,8 +21,8 @@ from spanqa.windows import Batch
 NETWORK_FILE = "network.onnx"
 NETWORK_FILES = (NETWORK_FILE, OPENVINO_FILE)
 """What a network's file is called, by what runs it."""
-COPIES_BYTES = 256 << 20
-"""Files of a network that are loaded again for cores of their own, in all."""
+COPIES_BYTES = 128 << 20
+"""How many bytes of a network's file a process may load again for cores of their own, beside the first time."""
 
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Start and end logits, each `float32 (rows, length)`."""
@@ -95,15 +95,19 @@ def load_network(path: Path, *, n_threads: int) -> CpuNetwork:
     return OnnxNetwork(path, n_threads=n_threads)
 
 
-def copies_for(path: Path, n_cores: int) -> int:
-    """Say how often to load a network for as many runs side by side, one core each; at least once.
+def copies_for(file_bytes: int, n_cores: int) -> int:
+    """Say how often to load a network for runs side by side, one core each; at least once.
 
     Runs of one ONNX Runtime session share its arena, and memory that one core has just written goes to another: two
-    sessions took 8 % less CPU time than one (benchmarks/results). OpenVINO keeps memory for each of its streams.
+    sessions took 5 % less CPU time than one (benchmarks/results).
     """
-    if path.suffix == Path(OPENVINO_FILE).suffix:
+    return max(1, min(n_cores, COPIES_BYTES // max(1, file_bytes)))
+
+
+def _copies_of(path: Path, n_cores: int) -> int:
+    if path.suffix == Path(OPENVINO_FILE).suffix:  # which has memory for each of its streams
         return 1
-    return max(1, min(n_cores, COPIES_BYTES // max(1, path.stat().st_size)))
+    return copies_for(path.stat().st_size, n_cores)
 
 
 class CpuEncoder:
@@ -122,7 +126,7 @@ class CpuEncoder:
         self._alone = load_network(path, n_threads=self.n_cores)
         self._beside = [self._alone]
         if self.n_cores > 1:
-            copies = range(copies_for(path, self.n_cores))
+            copies = range(_copies_of(path, self.n_cores))
             self._beside = list(self._pool.map(lambda _: load_network(path, n_threads=1), copies))
         self._own = threading.local()
         self._turns = itertools.count()

@@ -163,7 +163,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Leave what was imported out of later collections: each would walk through all of torch, and tests ask for many."""
+    """Leave what was imported out of later collections: each would walk through all of torch."""
     gc.collect()
     gc.freeze()
 

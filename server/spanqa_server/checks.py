@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spanqa import contract
 from spanqa.cli import unsupported_reason
+from spanqa.cores import usable_cores
+from spanqa.cpu_network import copies_for
 from spanqa_server.environment import Triton, find_triton
 from spanqa_server.errors import InstallationError, MemoryShortageError, PortError
 from spanqa_server.repository import ModelFolder, models_of
@@ -134,12 +137,19 @@ def check_memory(
     artefacts = sum(model.file_bytes for model in models)
     n_with_torch = sum(model.n_processes for model in models if model.has_torch)
     processes = PROCESS_BYTES * n_processes + TORCH_BYTES * n_with_torch
-    needed = TRITON_BYTES + processes + ARTEFACT_FACTOR * artefacts
+    needed = TRITON_BYTES + processes + ARTEFACT_FACTOR * artefacts + _copies_bytes(models)
     if free < needed:
         raise MemoryShortageError(
             f"{free / MB:.0f} MB of memory are free and these models need about {needed / MB:.0f} MB: "
             "end other programs, or give the container more memory"
         )
+
+
+def _copies_bytes(models: Sequence[ModelFolder]) -> int:
+    """What a CPU's network takes for cores of their own, in the encoder's process and in the main entry's."""
+    networks = (model for model in models if model.name == contract.ENCODER and model.n_processes)
+    sizes = (model.file_bytes for model in networks if not model.has_torch)
+    return sum(2 * copies_for(size, usable_cores()) * size for size in sizes)
 
 
 def check_start(settings: ServerSettings) -> tuple[ServerSettings, Triton, tuple[ModelFolder, ...]]:

@@ -183,6 +183,18 @@ def test_too_little_memory_is_refused_with_what_is_needed(repository: Path) -> N
     check_memory(models)
 
 
+def test_a_network_counts_for_each_core_that_loads_it_in_two_processes(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (repository / contract.ENCODER / "1" / "network.onnx").open("wb") as file:
+        file.truncate(40_000_000)
+    models = models_of(repository)
+    for n_cores, needed in ((1, 470), (2, 550), (64, 630)):
+        monkeypatch.setattr(checks_module, "usable_cores", lambda n_cores=n_cores: n_cores)
+        with pytest.raises(MemoryShortageError, match=f"need about {needed} MB"):
+            check_memory(models, free_bytes=100_000_000)
+
+
 def test_a_container_s_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")

@@ -292,7 +292,7 @@ def pb_utils(monkeypatch):
         return load_real(path, n_threads=n_threads) if path.exists() else ArithmeticNetwork(module.encoder)
 
     monkeypatch.setattr(cpu_network, "load_network", load_network)
-    monkeypatch.setattr(cpu_network, "copies_for", lambda path, n_cores: n_cores)
+    monkeypatch.setattr(cpu_network, "_copies_of", lambda path, n_cores: n_cores)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 

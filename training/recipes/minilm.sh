@@ -30,7 +30,7 @@ for stage in sentences passages questions squad; do
         "training_ds.file=[$results/data/$stage.json]" "${validation[@]}"
     from=$results/$stage/checkpoints/trained-model.tlt
 done
-# The last stage once more, with another seed and for one epoch: from where the first run began.
+# The last stage once more from where it began, with another seed, for an epoch and 49 steps.
 spanqa train -e "$here/specs/minilm_squad.yaml" -m "$results/questions/checkpoints/trained-model.tlt" -r "$results/squad_seed_43" \
     "training_ds.file=[$results/data/squad.json]" "validation_ds.file=[$results/data/held_back.json]" trainer.seed=43 trainer.max_steps=2100
 # Both ends, the end of the first run's first epoch and what they began with: together better than each (its model card).
@@ -40,4 +40,5 @@ python "$here/recipes/minilm_average.py" -o "$results/spanqa-minilm" "$from=0.25
     "$results/questions/checkpoints/trained-model.tlt=0.125" "$results/squad_seed_43/checkpoints/trained-model.tlt=0.5"
 spanqa evaluate -m "$results/spanqa-minilm" "$results/data/held_back.json" --fit-threshold --fit-scores --intervals
 python "$here/recipes/minilm_threshold.py" "$results/spanqa-minilm" "$results/data/held_back.json" --store
+python "$here/recipes/minilm_threshold.py" "$results/spanqa-minilm" "$results/data/held_back.json"
 echo "$results/spanqa-minilm"

@@ -1,4 +1,4 @@
-"""How well a threshold fitted on some held-back articles serves another: the honest score of the one that is stored.
+"""How well a threshold fitted on some held-back articles serves another.
 
     python training/recipes/minilm_threshold.py CHECKPOINT held_back.json [--store]
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Score thresholds across held-back articles.")
     parser.add_argument("checkpoint", help="folder or packed file")
     parser.add_argument("dataset", help="questions about several articles, none of them trained on")
-    parser.add_argument("--store", action="store_true", help="store the mean of the thresholds fitted on the others")
+    parser.add_argument("--store", action="store_true", help="store the mean of the thresholds fitted on the others, in float16")
     args = parser.parse_args()
     checkpoint, model = load_checkpoint(args.checkpoint)
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
