@@ -38,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Score thresholds across held-back articles.")
     parser.add_argument("checkpoint", help="folder or packed file")
     parser.add_argument("dataset", help="questions about several articles, none of them trained on")
-    parser.add_argument("--store", action="store_true", help="store the mean of the thresholds fitted on the others, in float16")
+    parser.add_argument(
+        "--store", action="store_true", help="store the mean of the thresholds fitted on the others, in float16"
+    )
     args = parser.parse_args()
     checkpoint, model = load_checkpoint(args.checkpoint)
     maker = WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
