@@ -84,7 +84,7 @@ def test_fewer_questions_than_asked_for_are_told(tmp_path, real_questions, capsy
 
 def test_the_recipe_hands_on_what_training_writes():
     recipe = (Path(__file__).parents[3] / "training" / "recipes" / "minilm.sh").read_text(encoding="utf-8")
-    assert set(re.findall(r"checkpoints/([^\s="]+)", recipe)) == {"trained-model.tlt"}
+    assert set(re.findall(r'checkpoints/([^\s="]+)', recipe)) == {"trained-model.tlt"}
 
 
 def test_a_cut_question_stands_at_its_passage_without_the_sentences_of_its_answer(real_questions):
