@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ HERE = "here"
 """The address that stands for an instance of its own."""
 _CLIENT = "ray://"
 _STORE_BYTES_OF_WORKER = 64 << 20
+_STARTS = 2
+"""One of its processes may find the port taken that it was given, or miss the 30 s that Ray allows for its start."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Its C++ tells on stderr of actors that are started again, which is what they are for.
@@ -53,17 +57,12 @@ def connected(address: str, n_workers: int) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         os.environ.update(_QUIET)
-        options: dict[str, Any] = {"address": address}
+        folder = ""
         if address == HERE:
             _keep_to_loopback()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spanqa-ray-", ignore_cleanup_errors=True))
-            options = {
-                "address": "local",
-                "num_cpus": max(n_workers, usable_cores()),
-                "include_dashboard": False,
-                "object_store_memory": (n_workers + 8) * _STORE_BYTES_OF_WORKER,
-                "_temp_dir": folder,
-            }
+            # Ray ends what a start that failed has left when Python ends: after that, as this is registered before it.
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -73,13 +72,34 @@ def connected(address: str, n_workers: int) -> Iterator[None]:
         # What its processes and itself say of workers that died goes to our stdout, which is for the summary.
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         stack.callback(ray.shutdown)
-        try:
-            with _without_stderr():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            said = " ".join(str(error).split())
-            raise SpanqaError(f"--ray {address}: Ray cannot be started or reached there: {said}") from error
+        for n_tries_left in reversed(range(_STARTS if address == HERE else 1)):
+            try:
+                with _without_stderr():
+                    ray.init(
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        **_options(address, n_workers, f"{folder}/{n_tries_left}"),
+                    )
+                break
+            except Exception as error:  # Ray has no class for it: a node that does not start is a bare Exception
+                if not n_tries_left:
+                    said = " ".join(str(error).split())
+                    raise SpanqaError(f"--ray {address}: Ray cannot be started or reached there: {said}") from error
+                ray.shutdown()
         yield
+
+
+def _options(address: str, n_workers: int, folder: str) -> dict[str, Any]:
+    """Give what Ray is joined with, or started with, in a folder that is not there yet."""
+    if address != HERE:
+        return {"address": address}
+    return {
+        "address": "local",
+        "num_cpus": max(n_workers, usable_cores()),
+        "include_dashboard": False,
+        "object_store_memory": (n_workers + 8) * _STORE_BYTES_OF_WORKER,
+        "_temp_dir": folder,
+    }
 
 
 def n_cpus() -> int:

@@ -137,6 +137,7 @@ def test_every_row_is_answered_once_though_an_actor_is_killed_and_some_rows_kill
     process = started(*asked, "--ray", "--workers", 2, python=["-c", SCRIPT], PYTHONPATH=str(tmp_path))
     amid = tmp_path / "amid"
     wait_for(lambda: amid.exists() and amid.read_text(), process, longest_s=START_S)
+    assert amid.exists(), f"it ended before it was amid its work: {process.communicate()}"
     assert int(amid.read_text()) in actors_of(process.pid)
     os.kill(int(amid.read_text()), signal.SIGKILL)
     everything = [process.pid, *(child for child, _ in descendants(process.pid, children()))]
@@ -176,6 +177,34 @@ def test_the_end_comes_through_though_every_actor_is_lost_with_all_that_waits_fo
     assert ends == [{"rows": [], "settled": [], "n_rows": 1}] * len(ends)
     # Beside the chunk that kills it, an actor holds as many others as may be on their way to it.
     assert len(ends) > n_workers * (ray_data._CHUNKS_OF_ACTOR - 1)
+
+
+@pytest.mark.parametrize(("address", "n_failures", "n_tries"), [("here", 1, 2), ("here", 9, 2), ("auto", 9, 1)])
+def test_a_start_of_ray_that_fails_is_tried_once_more(monkeypatch, address, n_failures, n_tries):
+    import ray
+
+    from spanqa_client.batch import ray_cluster
+
+    folders = []
+
+    def init(_temp_dir="", **_):
+        folders.append(_temp_dir)
+        if len(folders) <= n_failures:
+            raise Exception("The current node\ntimed out")
+
+    monkeypatch.setattr(ray, "init", init)
+    for name in ray_cluster._QUIET:
+        monkeypatch.setenv(name, "")
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+    if n_failures < n_tries:
+        with ray_cluster.connected(address, 2):
+            pass
+    else:
+        with pytest.raises(SpanqaError, match=r"cannot be started or reached there: The current node timed out$"):
+            ray_cluster.connected(address, 2).__enter__()
+    assert len(folders) == n_tries
+    assert len(set(folders)) == n_tries, "a start that failed may still have its folder"
 
 
 class Answered:
