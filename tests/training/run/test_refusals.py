@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spanqa.cli import main
+from spanqa_training.run import launch
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,37 @@ def test_settings_that_nothing_reads_are_named(train, tmp_path, tiny_checkpoint,
     assert "so these have no effect: model.tokenizer.vocab_file" in told
 
 
-@pytest.mark.parametrize("precision", ["16", "bf16", "32"])
-def test_every_precision_trains_and_says_what_a_cpu_makes_of_it(train, tmp_path, capsys, precision):
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "taken"),
+    [
+        ("16", True, "bf16"),
+        ("16", False, "float32, as its cores have no bfloat16"),
+        ("bf16", False, ""),
+        ("32", True, ""),
+    ],
+)
+def test_every_precision_trains_and_says_what_a_cpu_makes_of_it(
+    train, tmp_path, capsys, monkeypatch, precision, has_bfloat16, taken
+):
+    monkeypatch.setattr(launch, "has_bfloat16", lambda: has_bfloat16)
     assert main(train(tmp_path / "run", "trainer.max_steps=2", f"trainer.precision={precision}")) == 0
     told = capsys.readouterr().err
-    assert ("note: trainer.precision 16 needs a GPU: training in bf16 on the CPU" in told) == (precision == "16")
+    assert ("note: trainer.precision 16 needs a GPU" in told) == bool(taken)
+    assert f"training in {taken} on the CPU\n" in told or not taken
+
+
+@pytest.mark.parametrize(
+    ("described", "has_bfloat16"),
+    [
+        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16\n", True),
+        ("flags\t\t: fpu avx2 amx_tile amx_bf16\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd i8mm bf16\n", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\nbugs\t\t: bf16\n", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_is_what_the_cores_say_they_have(tmp_path, described, has_bfloat16):
+    path = tmp_path / "cpuinfo"
+    if described is not None:
+        path.write_text(described)
+    assert launch.has_bfloat16(path) == has_bfloat16

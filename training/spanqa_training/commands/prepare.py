@@ -124,9 +124,11 @@ def note_unused(request: Request) -> None:
 
 def note_precision(spec: Spec) -> None:
     """Tell of a precision that this machine has no way to train in."""
-    accelerator = accelerator_of(spec.trainer)
-    if precision_of(spec.trainer, accelerator) != PRECISIONS[spec.trainer.precision]:
-        note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in bf16 on the CPU")
+    precision = precision_of(spec.trainer, accelerator_of(spec.trainer))
+    if precision == PRECISIONS[spec.trainer.precision]:
+        return
+    taken = "bf16" if precision == PRECISIONS["bf16"] else "float32, as its cores have no bfloat16"
+    note(f"trainer.precision {spec.trainer.precision} needs a GPU: training in {taken} on the CPU")
 
 
 def _index(

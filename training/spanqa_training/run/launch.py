@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PORT = "MASTER_PORT"
 _PORTS_TRIED = 3
+_CORES = Path("/proc/cpuinfo")
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""What Linux calls the instructions: AVX-512's and AMX's, and ARM's."""
 # Fabric announces every process that it starts.
 for _name in ("lightning.fabric", "lightning.pytorch"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -43,9 +47,28 @@ def accelerator_of(trainer: TrainerSpec) -> str:
 
 
 def precision_of(trainer: TrainerSpec, accelerator: str) -> str:
-    """Give Fabric's name of the precision: loss-scaled float16 exists on GPUs only, a CPU takes bfloat16 instead."""
+    """Give Fabric's name of the precision: loss-scaled float16 exists on GPUs only.
+
+    A CPU takes bfloat16 in its place where its cores multiply it; others emulate that, far slower than float32.
+    """
     precision = PRECISIONS[trainer.precision]
-    return "bf16-mixed" if precision == "16-mixed" and accelerator == "cpu" else precision
+    if precision != "16-mixed" or accelerator != "cpu":
+        return precision
+    return "bf16-mixed" if has_bfloat16() else "32-true"
+
+
+def has_bfloat16(described: Path = _CORES) -> bool:
+    """Say whether this machine's cores multiply bfloat16 by instructions of their own.
+
+    Args:
+        described: What Linux says of the cores; where it is not there, they are taken to have none.
+    """
+    try:
+        lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return any(not _BFLOAT16.isdisjoint(of_core) for of_core in flags)
 
 
 def run_processes(trainer: TrainerSpec, function: Callable[..., Result], *arguments: Any) -> Result | None:

@@ -38,7 +38,7 @@ class TrainerSpec:
     max_steps: int | None = None
     """Steps of the optimiser in place of max_epochs; null or -1 for none."""
     precision: str = "16"
-    """16 (mixed, with loss scaling; bf16 where there is no GPU), bf16 (mixed) or 32."""
+    """16 (mixed, with loss scaling; on a CPU bf16, or 32 where its cores have no bfloat16), bf16 (mixed) or 32."""
     gradient_clip_val: float = 0.0
     """Largest global norm of the gradients; 0 does not clip."""
     accumulate_grad_batches: int = 1
