@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spanqa.errors import DataError
 from spanqa_client.gold import GoldQuestion, gold_from_examples
@@ -14,6 +15,7 @@ from spanqa_client.thresholds import official_best, tune_threshold
 __all__ = [
     "GoldQuestion",
     "Report",
+    "answerable_only",
     "gold_from_examples",
     "raw_scores",
     "score_predictions",
@@ -155,6 +157,11 @@ def score_predictions(
         missing=tuple([q.id for q, score in zip(questions, exact, strict=True) if score is None]),
         unknown=tuple([key for key in predictions if key not in known]),
     )
+
+
+def answerable_only(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what official keys say of the answerable questions, under the keys of all questions."""
+    return {key.removeprefix("HasAns_"): value for key, value in scores.items() if key.startswith("HasAns_")}
 
 
 def tuned_from_margins(

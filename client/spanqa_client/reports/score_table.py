@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from spanqa_client.metrics import answerable_only
 from spanqa_client.reports.report import BEST, FORCED, OWN, ZERO, EvaluationReport
 
 _KEYS = {OWN: "model_threshold", ZERO: "threshold_0", BEST: "best_threshold"}
@@ -16,8 +17,11 @@ def scores_from_report(report: EvaluationReport, *, intervals: bool) -> dict[str
     scores: dict[str, Any] = {}
     for row in report.rows:
         if row.name == FORCED:
-            found = {key: value for key, value in row.scores.items() if key.startswith("HasAns_")}
-            scores["forced_answerable"] = {key.removeprefix("HasAns_"): value for key, value in found.items()}
+            scores["forced_answerable"] = answerable_only(row.scores)
+            if intervals:
+                scores["forced_answerable"]["intervals_95"] = {
+                    key: list(one) for key, one in answerable_only(row.intervals).items()
+                }
             continue
         scores[_KEYS[row.name]] = {"threshold": row.threshold, **row.scores}
         if intervals:
@@ -47,15 +51,12 @@ def table_from_scores(scores: Mapping[str, Any]) -> str:
         if name not in scores:
             continue
         one = scores[name]
-        low_high = one.get("intervals_95", {}).get("f1")
-        has_interval = low_high and not math.isnan(low_high[0])
-        interval = f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if has_interval else ""
         rows.append(
             (
                 name.replace("_", " "),
                 "-" if one["threshold"] is None else f"{one['threshold']:.3f}",
                 f"{one['exact']:.2f}",
-                f"{one['f1']:.2f}{interval}",
+                _f1(one),
                 f"{one['HasAns_f1']:.2f}" if "HasAns_f1" in one else "-",
                 f"{one['NoAns_f1']:.2f}" if "NoAns_f1" in one else "-",
                 f"{one['total']:,}",
@@ -63,9 +64,7 @@ def table_from_scores(scores: Mapping[str, Any]) -> str:
         )
     forced = scores.get("forced_answerable")
     if forced:
-        rows.append(
-            ("always answering", "-", f"{forced['exact']:.2f}", f"{forced['f1']:.2f}", "", "", f"{forced['total']:,}")
-        )
+        rows.append(("always answering", "-", f"{forced['exact']:.2f}", _f1(forced), "", "", f"{forced['total']:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -75,3 +74,10 @@ def table_from_scores(scores: Mapping[str, Any]) -> str:
         for row in rows
     ]
     return "\n".join([*lines, "", "The best threshold is fitted on these very questions: an upper bound, not a score."])
+
+
+def _f1(scores: Mapping[str, Any]) -> str:
+    """F1, with its interval where there is one."""
+    low_high = scores.get("intervals_95", {}).get("f1")
+    has_interval = low_high and not math.isnan(low_high[0])
+    return f"{scores['f1']:.2f}" + (f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if has_interval else "")

@@ -94,7 +94,9 @@ def test_a_server_is_evaluated_and_compared_with_files(triton, dataset, predicti
     assert list(printed["model_threshold"]["intervals_95"]) == [
         *("exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1"),
     ]
-    assert (printed["forced_answerable"]["exact"], printed["forced_answerable"]["total"]) == (50.0, 2)
+    forced = printed["forced_answerable"]
+    assert (forced["exact"], forced["total"]) == (50.0, 2)
+    assert list(forced["intervals_95"]) == ["exact", "f1"]
     comparison = numbers_of(page)["comparison"]
     assert (comparison["other"], comparison["differ"]) == ("predictions", 1)
     assert comparison["changes"]["gained"] == 1

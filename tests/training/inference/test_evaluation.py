@@ -79,7 +79,7 @@ def test_the_command_prints_the_scores_and_stores_a_fitted_threshold(
     fitted, _ = load_checkpoint(folder)
     assert fitted.no_answer_threshold == report["best_threshold"]["threshold"]
     assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--intervals"]) == 0
-    assert "always answering" in capsys.readouterr().out
+    assert re.search(r"always answering  +-  +\d+\.\d\d  +\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("threshold", ["nan", "inf"])

@@ -1,4 +1,4 @@
-"""Plain text from files and folders: one text a document."""
+"""Plain text from files, folders and indexes: one text a document."""
 
 from __future__ import annotations
 
@@ -24,38 +24,55 @@ def iter_texts(named: Sequence[str], *, num_samples: int = -1, warn: Warn) -> It
     """Read texts that are not blank, in the order of the files; in folders by name.
 
     A text is a .txt or .md file; the `text` of a row of JSON, JSON Lines or Parquet; a context of a SQuAD file or of
-    rows in Hugging Face's columns, once where neighbours share it.
+    rows in Hugging Face's columns, once where neighbours share it; a document of an index that `spanqa index` made.
 
     Args:
-        named: Files and folders.
+        named: Files and folders; a folder may be an index. One that lies in a folder of texts is not read, as
+            `spanqa index` passes it over too.
         num_samples: Texts taken, the first of all; -1 for all.
         warn: Told what in a folder is not read.
 
     Raises:
         DataError: A file is missing, damaged, or holds no text.
         RunError: A folder holds no file that is read.
-        SpanqaError: pyarrow is not installed.
+        SpanqaError: pyarrow is not installed, nor tantivy for an index; or an index is damaged, or OpenSearch's.
     """
-    texts = (text for path in _files(named, warn) for text in _texts_of_file(path))
+    texts = (text for path in _files(named, warn) for text in _texts_of(path))
     return texts if num_samples < 0 else islice(texts, num_samples)
 
 
 def _files(named: Sequence[str], warn: Warn) -> Iterator[Path]:
-    for path in map(Path, named):
-        if not path.is_dir():
-            if not path.exists():
-                raise DataError(f"{path}: no such file or folder")
-            if not _is_read(path):
-                raise DataError(f"{path}: files of this type are not read: give {_ALLOWED}, or a folder of them")
+    """Give the files that are read, and the folders of indexes."""
+    from spanqa_retrieval.document_texts import is_index_folder
+
+    for name in named:
+        path = Path(name)
+        if is_index_folder(name):
             yield path
-            continue
-        inside = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
-        found = [file for file in inside if _is_read(file)]
-        if not found:
-            raise RunError(f"{path}: holds no file that is read: give a folder with {_ALLOWED}")
-        if len(found) < len(inside):
-            warn(f"{path}: {len(inside) - len(found):,} files are of other types than {_ALLOWED}, and are not read")
-        yield from found
+        elif path.is_dir():
+            yield from _files_of_folder(path, warn)
+        elif not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        elif not _is_read(path):
+            raise DataError(f"{path}: files of this type are not read: give {_ALLOWED}, a folder of them, or an index")
+        else:
+            yield path
+
+
+def _files_of_folder(path: Path, warn: Warn) -> list[Path]:
+    from spanqa_retrieval.document_texts import is_index_folder
+
+    inside = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
+    indexes = {folder for folder in {file.parent for file in inside} if is_index_folder(str(folder))}
+    for index in sorted(indexes):
+        warn(f"{index}: an index, not documents, and is not read: name it itself to read the texts in it")
+    inside = [file for file in inside if indexes.isdisjoint(file.parents)]
+    found = [file for file in inside if _is_read(file)]
+    if not found:
+        raise RunError(f"{path}: holds no file that is read: give a folder with {_ALLOWED}, or an index")
+    if len(found) < len(inside):
+        warn(f"{path}: {len(inside) - len(found):,} files are of other types than {_ALLOWED}, and are not read")
+    return found
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
@@ -71,10 +88,15 @@ def _is_read(path: Path) -> bool:
     return _suffix(path) in ((*_TEXT, *_ROWS) if packed else (*_TEXT, *_ROWS, *_PARQUET))
 
 
-def _texts_of_file(path: Path) -> Iterator[str]:
+def _texts_of(path: Path) -> Iterator[str]:
     suffix, is_empty = _suffix(path), True
-    if suffix in _TEXT:
-        texts: Iterable[str] = ["".join(text_chunks(path))]
+    texts: Iterable[str]
+    if path.is_dir():
+        from spanqa_retrieval.document_texts import iter_document_texts
+
+        texts = iter_document_texts(path)
+    elif suffix in _TEXT:
+        texts = ["".join(text_chunks(path))]
     elif suffix in _PARQUET:
         texts = _texts_of_parquet(path)
     elif suffix == ".jsonl":
@@ -87,6 +109,8 @@ def _texts_of_file(path: Path) -> Iterator[str]:
             is_empty = False
             yield text
         before = text
+    if is_empty and path.is_dir():
+        raise DataError(f"{path}: the index holds no text: bring it up to date with `spanqa index SOURCE -o {path}`")
     if is_empty:
         raise DataError(f"{path}: holds no text: give text, rows with `text`, or SQuAD's data[].paragraphs[].context")
 

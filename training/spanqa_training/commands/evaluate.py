@@ -254,5 +254,5 @@ def _scores(evaluation: Evaluation, threshold: float, *, intervals: bool) -> Map
     scores: dict[str, Any] = {}
     for name, value in (("model_threshold", threshold), ("threshold_0", 0.0), ("best_threshold", best)):
         scores[name] = {"threshold": value, **evaluation.scores(value, intervals=intervals)}
-    scores["forced_answerable"] = dict(evaluation.forced_scores())
+    scores["forced_answerable"] = evaluation.forced_scores(intervals=intervals)
     return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -19,7 +19,7 @@ from spanqa.spans import Decoded, DecodeSettings, decode
 from spanqa.squad import Example
 from spanqa.windows import Batch, WindowMaker, Windows, batch_windows
 from spanqa_client.intervals import bootstrap_intervals
-from spanqa_client.metrics import gold_from_examples, raw_scores, score_predictions
+from spanqa_client.metrics import answerable_only, gold_from_examples, raw_scores, score_predictions
 from spanqa_client.thresholds import tune_threshold
 from spanqa_training.data.labels import window_labels
 from spanqa_training.data.windowing import windows_of_examples
@@ -85,10 +85,13 @@ class Evaluation:
             scores["intervals_95"] = {name: list(interval) for name, interval in found.items()}
         return scores
 
-    def forced_scores(self) -> Mapping[str, float]:
-        """SQuAD metrics of the answerable questions when every question is answered with its best span."""
-        scores = self.scores(math.inf)
-        return {name.removeprefix("HasAns_"): value for name, value in scores.items() if name.startswith("HasAns_")}
+    def forced_scores(self, *, intervals: bool = False) -> dict[str, Any]:
+        """As `scores`, of the answerable questions, when every question is answered with its best span."""
+        scores = self.scores(math.inf, intervals=intervals)
+        forced = answerable_only(scores)
+        if intervals:
+            forced["intervals_95"] = answerable_only(scores["intervals_95"])
+        return forced
 
 
 def devices(n: int | None, *, cpu: bool = False) -> list[torch.device]:

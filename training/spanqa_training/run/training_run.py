@@ -188,6 +188,6 @@ def _metrics(run: TrainingRun, evaluation: Evaluation, threshold: float, fitted:
             **({"score_scale": dataclasses.asdict(fitted.scale), "ece": fitted.ece_after} if fitted else {}),
             "model_threshold": evaluation.scores(threshold, intervals=True),
             "threshold_0": evaluation.scores(0.0),
-            "forced_answerable": dict(evaluation.forced_scores()),
+            "forced_answerable": evaluation.forced_scores(),
         }
     }
