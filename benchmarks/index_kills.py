@@ -20,7 +20,8 @@ from typing import Any
 from bench_setting import parser_of, print_result
 from tqdm import tqdm
 
-from spanqa_retrieval.tantivy_engine import TantivyIndex, is_index
+from spanqa_retrieval.settings import is_index
+from spanqa_retrieval.tantivy_engine import TantivyIndex
 
 CODE = """
 import sys

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spanqa_retrieval.engine import Index
 from spanqa_retrieval.errors import CollectionError
-from spanqa_retrieval.settings import IndexSettings
+from spanqa_retrieval.settings import IndexSettings, is_index
+
+if TYPE_CHECKING:
+    from spanqa_retrieval.tantivy_engine import TantivyIndex
 
 OPENSEARCH = ("opensearch://", "opensearchs://")
 INDEX_HELP = "a folder, or opensearch://HOST:PORT/NAME"
@@ -22,18 +28,27 @@ def open_index(address: str) -> Index:
         CollectionError: There is none, or it cannot be read.
     """
     # Each engine's library is large, and only one is needed.
-    try:
-        if address.startswith(OPENSEARCH):
-            from spanqa_retrieval.opensearch_engine import open_opensearch
+    if not address.startswith(OPENSEARCH):
+        return open_folder(_folder(address))
+    with _packages():
+        from spanqa_retrieval.opensearch_engine import open_opensearch
 
-            return open_opensearch(address)
+        return open_opensearch(address)
+
+
+def open_folder(path: Path) -> TantivyIndex:
+    """Open an index that is there in a folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        CollectionError: There is none, or it cannot be read.
+    """
+    with _packages():
         from spanqa_retrieval.tantivy_engine import TantivyIndex
 
-        return TantivyIndex(_folder(address))
-    except ModuleNotFoundError as error:
-        raise CollectionError(
-            f"an index needs the package {error.name}, which is not installed: pip install 'spanqa[retrieval]'"
-        ) from error
+        return TantivyIndex(path)
 
 
 def open_or_create(address: str, settings: IndexSettings | None) -> Index:
@@ -53,7 +68,7 @@ def open_or_create(address: str, settings: IndexSettings | None) -> Index:
         exists = opensearch_exists(address)
         index: Index = open_opensearch(address) if exists else create_opensearch(address, settings or IndexSettings())
     else:
-        from spanqa_retrieval.tantivy_engine import TantivyIndex, create_index, is_index
+        from spanqa_retrieval.tantivy_engine import TantivyIndex, create_index
 
         path = _folder(address)
         index = TantivyIndex(path) if is_index(path) else create_index(path, settings or IndexSettings())
@@ -63,6 +78,17 @@ def open_or_create(address: str, settings: IndexSettings | None) -> Index:
             "make a new index"
         )
     return index
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Tell of an engine's package that is missing what installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CollectionError(
+            f"an index needs the package {error.name}, which is not installed: pip install 'spanqa[retrieval]'"
+        ) from error
 
 
 def _folder(address: str) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from spanqa_retrieval.errors import CollectionError
@@ -15,6 +17,8 @@ STEMMERS = (
 """Languages that both engines have a stemmer for; `none` leaves words as they are."""
 FORMAT = 2
 """Raised where an index holds other words, or keeps them in another way."""
+SETTINGS_FILE = "spanqa.json"
+"""Where an index in a folder keeps them: a folder with such a file is an index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,11 @@ class IndexSettings:
     def to_json(self) -> str:
         """Give the settings as the text of a JSON file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+
+def is_index(path: Path) -> bool:
+    """Say whether a folder holds an index."""
+    return os.path.isfile(path / SETTINGS_FILE)  # where a folder may not be looked into, it is none
 
 
 def settings_from_json(text: str, place: str) -> IndexSettings:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from spanqa_retrieval.document import printable
 from spanqa_retrieval.errors import SourceError
-from spanqa_retrieval.tantivy_engine import is_index
+from spanqa_retrieval.settings import is_index
 
 Kind = Literal["text", "markdown", "html", "pdf", "json lines", "parquet", "json"]
 KINDS: Mapping[str, Kind] = {

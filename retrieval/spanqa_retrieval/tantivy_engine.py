@@ -20,20 +20,13 @@ from spanqa_retrieval.document import Passage, Scalar, as_utf8, label_of
 from spanqa_retrieval.engine import Hit, SourceRecord
 from spanqa_retrieval.errors import BusyError, CollectionError
 from spanqa_retrieval.read_only import Links, opened
-from spanqa_retrieval.settings import IndexSettings, settings_from_json
+from spanqa_retrieval.settings import SETTINGS_FILE, IndexSettings, is_index, settings_from_json
+from spanqa_retrieval.tantivy_passages import PASSAGE, RECORD, kept_of, passage_of, passages_in_order, stored
 from spanqa_retrieval.tantivy_query import filtered, query_of, register_analyzers, schema_of, telling
 from spanqa_retrieval.words import Words
 
-SETTINGS_FILE = "spanqa.json"
 WRITER_BYTES = 128 << 20
 """Memory that a writer fills before it writes a segment."""
-PASSAGE, RECORD = "passage", "source"
-_KEPT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def is_index(path: Path) -> bool:
-    """Say whether a folder holds an index."""
-    return os.path.isfile(path / SETTINGS_FILE)  # where a folder may not be looked into, it is none
 
 
 def create_index(path: Path, settings: IndexSettings) -> TantivyIndex:
@@ -87,9 +80,7 @@ class TantivyIndex:
         except (OSError, ValueError) as error:
             if "PermissionDenied" in str(error) or isinstance(error, PermissionError):
                 raise CollectionError(f"{path}: this user may not read the index: let the user read it") from error
-            raise CollectionError(
-                f"{path}: the index cannot be read ({error}): remove the folder, and index its sources again"
-            ) from error
+            raise CollectionError(_unreadable(path, error)) from error
         self.words = Words(self.settings.stemmer)
 
     def _open(self) -> None:
@@ -121,15 +112,26 @@ class TantivyIndex:
             return []
         wanted = filtered(self._schema, query_of(self._schema, words, self.settings.title_weight), filters or {})
         hits = searcher.search(wanted, limit=top_k, count=False).hits
-        return [Hit(passage=_passage(searcher.doc(place)), score=score) for score, place in hits]
+        return [Hit(passage=passage_of(searcher.doc(place)), score=score) for score, place in hits]
 
     def sources(self) -> dict[str, SourceRecord]:
         """Give every file that the index holds, by name."""
         query = tantivy.Query.term_query(self._schema, "kind", RECORD)
         searcher = self._searcher
         found = searcher.search(query, limit=max(searcher.num_docs, 1), count=False).hits
-        records = [SourceRecord(**json.loads(_stored(searcher.doc(place))[0])) for _, place in found]
+        records = [SourceRecord(**json.loads(stored(searcher.doc(place))[0])) for _, place in found]
         return {record.name: record for record in sorted(records, key=lambda record: record.name)}
+
+    def passages(self, source: str) -> Iterator[Passage]:
+        """Give the passages of a file, by document and offset; those of an unfinished file too.
+
+        Raises:
+            CollectionError: The index is damaged.
+        """
+        try:
+            yield from passages_in_order(self._searcher, self._schema, source)
+        except ValueError as error:
+            raise CollectionError(_unreadable(self.path, error)) from error
 
     def n_bytes(self) -> int:
         """Give what the index takes on disk, in bytes."""
@@ -184,7 +186,7 @@ class TantivyWriter:
                     source=source,
                     title=words.spaced(passage.title),
                     text=words.spaced(passage.text),
-                    stored=f"{_json_of(passage)}\n{passage.text}",
+                    stored=kept_of(passage),
                 )
                 for key, value in passage.metadata.items():
                     made.add_text("label", label_of(key, value))
@@ -217,26 +219,8 @@ class TantivyWriter:
             ) from error
 
 
-def _json_of(passage: Passage) -> str:
-    """What is kept of a passage in the line before its text, what is empty left out."""
-    kept: dict[str, Any] = {"document": passage.document, "char_start": passage.char_start}
-    for name in ("title", "metadata", "page_starts", "first_page"):
-        if value := getattr(passage, name):
-            kept[name] = value
-    return _KEPT.encode(kept)
-
-
-def _passage(found: Any) -> Passage:
-    line, text = _stored(found)
-    kept = json.loads(line)
-    pages = tuple(kept.pop("page_starts", ()))
-    return Passage(**{"title": "", **kept}, text=text, page_starts=pages)
-
-
-def _stored(found: Any) -> tuple[str, str]:
-    """Give what is kept of a document: a line of JSON, and the text behind it."""
-    line, _, text = str(found.get_first("stored")).partition("\n")
-    return line, text
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path}: the index cannot be read ({error}): remove the folder, and index its sources again"
 
 
 def share(path: Path) -> None:

@@ -1,6 +1,7 @@
 """An index in a folder: finds what fits, shows whole commits, has one writer, and outlives a kill."""
 
 import os
+import random
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -140,6 +141,28 @@ def test_a_source_is_removed_whole_and_no_other(empty):
         writer.commit()
         assert list(writer.sources()) == ["ab"]
     assert found(empty, "bridge") == ["bridge ab"]
+
+
+def test_the_passages_of_a_file_come_by_document_and_offset_whatever_the_commits(tmp_path):
+    wanted = [
+        passage(f"{document} from {start}", document=document, char_start=start, title="T", metadata={"n": start})
+        for document in ("d1", "d10", "d2")
+        for start in (0, 9, 100)
+    ]
+    mixed = random.Random(1).sample(wanted, len(wanted))
+    found = []
+    for name, together in (("one", 9), ("many", 3)):
+        index = create_index(tmp_path / name, IndexSettings())
+        with index.writer() as writer:
+            for first in range(0, len(mixed), together):
+                writer.add("a", mixed[first : first + together])
+                writer.add("ab", [passage("of another file")])
+                writer.commit()
+            found.append(list(index.passages("a")))
+            writer.remove("a")
+            writer.commit()
+            assert list(index.passages("a")) == list(index.passages("unknown")) == []
+    assert found == [wanted, wanted]
 
 
 def test_a_refresh_between_finding_and_reading_changes_nothing(empty, monkeypatch):

@@ -62,6 +62,20 @@ def test_a_text_is_learned_by_heart_and_the_result_can_be_trained(
     assert trained.provenance["adaptation"]["texts"] == ["0.txt", "1.txt", "2.txt", "3.txt"]
 
 
+def test_an_index_is_read_as_the_texts_that_it_was_made_of(adapt, tmp_path, tools, fifty_questions, capsys):
+    index = tmp_path / "papers.index"
+    assert main(["index", str(fifty_questions), "-o", str(index), "--passage-words", "30", "--quiet"]) == 0
+    counted = []
+    for name, given in (("files", fifty_questions), ("index", index)):
+        options = [f"training_ds.file={given}", f"validation_ds.file=[{given}]", "trainer.max_steps=1"]
+        assert main(adapt(tmp_path / name, *options)) == 0
+        counted += [line for line in capsys.readouterr().err.splitlines() if "13 texts held out" in line]
+    assert len(counted) == 2
+    assert counted[0] == counted[1]
+    checkpoint, _ = load_checkpoint(tools.adapted(tmp_path / "index"))
+    assert checkpoint.provenance["adaptation"]["texts"] == ["papers.index"]
+
+
 @pytest.fixture
 def stop(monkeypatch):
     """Does what a signal does, without one: a real one that comes amiss ends the process that runs the tests."""
@@ -143,6 +157,7 @@ def test_what_cannot_be_adapted_is_one_sentence(adapt, tmp_path, tiny_checkpoint
     for given, message in (
         ([f"training_ds.file={tmp_path / 'short.txt'}"], "less than one sequence of 64: give more text"),
         ([f"training_ds.file={tmp_path / 'empty'}"], "empty: holds no file that is read"),
+        (["training_ds.file=opensearch://localhost:9200/papers"], "make an index of that in a folder (`spanqa index"),
         (["training_ds.file=[]"], "training_ds.file: must be a file or a list of files"),
         (["--held-out", "1.5"], "--held-out 1.5: give a share of the texts"),
         (["-m", str(tmp_path / "bad")], "the masked-LM head holds transform.weight and should hold"),

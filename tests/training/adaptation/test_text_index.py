@@ -6,7 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from spanqa.cli import main
 from spanqa.errors import DataError
+from spanqa_retrieval.errors import CollectionError
+from spanqa_retrieval.settings import IndexSettings
+from spanqa_retrieval.tantivy_engine import create_index
 from spanqa_training.adaptation.sequence_file import SequenceFile, special_ids
 from spanqa_training.adaptation.text_index import build_text_index, cut_places
 from spanqa_training.adaptation.texts import iter_texts
@@ -116,6 +120,24 @@ def test_texts_are_read_from_files_and_folders(tmp_path):
     assert texts_in(tmp_path / "docs", num_samples=2) == ["# head", "über"]
 
 
+def test_an_index_is_read_where_it_is_named_and_left_out_in_a_folder_of_texts(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text(" A bridge.\n")
+    (docs / "b.html").write_text("<p>A river.</p>")
+    assert main(["index", str(docs), "-o", str(docs / "sub" / "index"), "--quiet"]) == 0
+    said = []
+    assert texts_in(docs / "sub" / "index", docs / "a.txt", said=said) == ["A bridge.", "A river.", " A bridge.\n"]
+    assert texts_in(docs / "sub" / "index", num_samples=1) == ["A bridge."]
+    assert said == []
+    assert texts_in(docs, said=said) == [" A bridge.\n"]
+    index, other = said
+    assert index.startswith(f"{docs}/sub/index: an index, not documents, and is not read: name it itself")
+    assert "1 files are of other types" in other
+    with pytest.raises(RunError, match=r"sub: holds no file that is read: give a folder with .*, or an index"):
+        texts_in(docs / "sub")
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -147,6 +169,9 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"txt": 1}\n')
     (tmp_path / "broken.jsonl").write_text('{"text": "one"}\n{"te')
     (tmp_path / "number.json").write_text('[{"text": 3}]')
+    create_index(tmp_path / "new", IndexSettings())
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "spanqa.json").write_text('[{"text": "one"}]')
     for path, kind, message in (
         ("empty", RunError, "empty: holds no file that is read: give a folder with .txt"),
         ("nowhere", DataError, "nowhere: no such file or folder"),
@@ -154,6 +179,8 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path):
         ("blank.txt", DataError, "blank.txt: holds no text"),
         ("rows.jsonl", DataError, "rows.jsonl: line 2: text: missing; keys here: 'txt'"),
         ("broken.jsonl", DataError, "broken.jsonl: line 2"),
+        ("new", DataError, "new: the index holds no text: bring it up to date with `spanqa index SOURCE -o .*new`"),
+        ("rows", CollectionError, "spanqa.json: not the settings of an index"),
         ("number.json", DataError, r"number.json: \[0\].text: expected a string, got"),
     ):
         with pytest.raises(kind, match=message) as caught:
