@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from fault_clock import faked_clock
 from fault_command import ServeCommand
 from fault_damages import DAMAGES
-from fault_setting import Load, Setting, Verdict, is_running, wait_until
+from fault_setting import Load, Setting, Verdict, is_running, rolling_over, wait_until
 from table_model import add_same_version
 
 from spanqa import contract
@@ -28,8 +30,10 @@ REFUSED_WITHIN_S = 30.0
 FULL_S = 3.0
 REFUSED_S = 5.0
 """How long a text that finds no shared memory is sent again."""
-JUMPS_S = (86_400, -86_400, 3, 0)
+JUMPS_S = (3, 0, 86_400, -86_400, 0)
 SETTLED_S = 2.0
+STEP_S = 60
+"""A jump of fewer seconds is one that machines make when they learn the time."""
 
 
 def _require_sentence(text: str, verdict: Verdict, what: str) -> None:
@@ -137,7 +141,10 @@ def full_shared_memory(setting: Setting, verdict: Verdict) -> None:
         with Load(command.url, setting.items, setting.expected, endless=True) as load:
             load.wait_for_more()
             big = ("Who?", "word " * 390_000)
-            for _ in range(2):
+            for number in range(2):
+                if number and setting.rolls:
+                    add_same_version(setting.repository)
+                    command.process.send_signal(signal.SIGHUP)
                 with filled(inside), Load(command.url, [big], setting.expected, timeout_s=REFUSED_S) as refused:
                     time.sleep(FULL_S)
                     refused.wait_for_more(1, timeout_s=10)
@@ -165,7 +172,7 @@ def full_disk(setting: Setting, verdict: Verdict) -> None:
                 with filled(inside):
                     load.wait_for_more(64)
                     version = add_same_version(setting.repository)
-                    command.process.send_signal(1)  # SIGHUP
+                    command.process.send_signal(signal.SIGHUP)
                     # What is rolled in frees the room of what it replaces, so that this may even succeed.
                     ends = (f"version {version} of", "not reloaded")
                     told = wait_until(lambda: any(end in line for line in command.said for end in ends), 30)
@@ -195,10 +202,13 @@ def clock(setting: Setting, verdict: Verdict) -> None:
         with setting.server() as server:
             with Load(server.url, setting.items, setting.expected, endless=True) as load:
                 load.wait_for_more()
-                for seconds in JUMPS_S:
-                    jump(seconds)
-                    load.wait_for_more(64)
-                    time.sleep(SETTLED_S)
+                for before, seconds in pairwise((0, *JUMPS_S)):
+                    # A jump of a day amid a load has Triton wait for ever: the old version answers on, which is told.
+                    is_step = abs(seconds - before) < STEP_S
+                    with rolling_over(server, setting, verdict) if is_step else contextlib.nullcontext():
+                        jump(seconds)
+                        load.wait_for_more(64)
+                        time.sleep(SETTLED_S)
             load.judge(verdict)
             verdict.require(server.n_recoveries == 0, "something was taken for dead")
             start = time.monotonic()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fault_command import ServeCommand
 from fault_setting import (
     PACE_S,
     RECOVERY_S,
+    RELOAD_S,
     TIMEOUT_S,
     Load,
     Setting,
     Verdict,
     is_running,
+    rolling_over,
     stop_timed,
     stopped,
     wait_until,
@@ -33,7 +36,6 @@ SHORT_CHARS = 1200
 """Contexts up to here fit the ensemble, which takes 16 windows."""
 STOPPED_S = 10.0
 STOPS_S = (1.2, 2.0, 3.0, STOPPED_S)
-RELOAD_S = 30.0
 
 
 def _kill(server: Server, model: str, setting: Setting) -> float | None:
@@ -102,17 +104,33 @@ def kills(setting: Setting, verdict: Verdict) -> None:
 
 
 def together(setting: Setting, verdict: Verdict) -> None:
-    """Every Python process killed at once."""
+    """Every Python process killed at once, then again during a roll-over."""
     with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         load.wait_for_more()
-        before = server.stubs()
-        start = time.monotonic()
-        for stub in before:
-            os.kill(stub.pid, signal.SIGKILL)
-        wait_until(lambda: len(server.stubs()) >= len(before), 60)
-        load.wait_for_more()
-        verdict.figures["recovery s"] = round(time.monotonic() - start, 1)
+        n_stubs = len(server.stubs())
+        seconds = _kill_all(server, load)
+        verdict.require(len(server.stubs()) >= n_stubs, "a process was not replaced")
+        verdict.figures["recovery s"] = round(seconds, 1)
+        verdict.require(seconds <= RECOVERY_S, f"the recovery took {seconds:.1f} s, allowed are {RECOVERY_S:g}")
+        if setting.rolls:
+            with rolling_over(server, setting, verdict):
+                time.sleep(setting.rng.uniform(0.5, 1.5))
+                verdict.figures["recovery amid a roll-over s"] = round(_kill_all(server, load), 1)
+            load.wait_for_more()
     load.judge(verdict)
+
+
+def _kill_all(server: Server, load: Load) -> float:
+    """Kill every Python process and give the seconds until questions are answered again."""
+    killed = {stub.pid for stub in server.stubs()}
+    models = {stub.model for stub in server.stubs()}
+    start = time.monotonic()
+    for pid in killed:
+        with suppress(ProcessLookupError):  # a roll-over may have ended it
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: {stub.model for stub in server.stubs() if stub.pid not in killed} >= models, 60)
+    load.wait_for_more()
+    return time.monotonic() - start
 
 
 def triton(setting: Setting, verdict: Verdict) -> None:
@@ -143,6 +161,10 @@ def sigterm(setting: Setting, verdict: Verdict) -> None:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 load.wait_for_more()
                 triton_pid, start = command.triton_pid(), time.monotonic()
+                if setting.rolls:
+                    add_same_version(setting.repository)
+                    command.process.send_signal(signal.SIGHUP)
+                    time.sleep(setting.rng.uniform(0.2, 0.8))
                 command.process.send_signal(number)
                 status = command.process.wait(TIMEOUT_S)
                 if number == signal.SIGTERM:
@@ -188,12 +210,18 @@ def stopped_stubs(setting: Setting, verdict: Verdict) -> None:
 
 
 def stopped_triton(setting: Setting, verdict: Verdict) -> None:
-    """Triton stopped with SIGSTOP for 10 s."""
+    """Triton stopped with SIGSTOP for 10 s, a roll-over during the second time."""
     with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         load.wait_for_more()
         with stopped(server.triton_pid, STOPPED_S):
             pass
         load.wait_for_more()
+        if setting.rolls:
+            with rolling_over(server, setting, verdict):
+                time.sleep(setting.rng.uniform(0.5, 1.5))
+                with stopped(server.triton_pid, STOPPED_S):
+                    pass
+            load.wait_for_more()
         verdict.figures["recoveries"] = server.n_recoveries
     load.judge(verdict)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from table_model import add_same_version
+
 from spanqa import contract
 from spanqa_client.answer import Answer
 from spanqa_client.client import QAClient
@@ -25,6 +27,8 @@ TIMEOUT_S = 120.0
 CONCURRENCY = 16
 PACE_S = 0.01
 """Between two questions: a steady load, which leaves a fast model's machine some room to recover."""
+RELOAD_S = 30.0
+"""What a roll-over may take, on a machine that has a load and a fault at once."""
 STOP_S = 8.0
 """What a stop may take when nothing is asked any more."""
 
@@ -58,6 +62,7 @@ class Setting:
         n_kills: How often processes are killed.
         say: Called with one line for each thing that the server reports.
         running: A server to use where the fault does not end it, which is then left running.
+        rolls: Whether faults that have no roll-over of their own meet one.
     """
 
     repository: Path
@@ -67,6 +72,7 @@ class Setting:
     n_kills: int
     say: Callable[[str], None]
     running: Server | None = None
+    rolls: bool = False
 
     @contextlib.contextmanager
     def serving(self, verdict: Verdict) -> Iterator[Server]:
@@ -81,6 +87,29 @@ class Setting:
     def server(self, **options: Any) -> Server:
         """Make a server of the repository."""
         return Server(self.repository, report=self.say, **options)
+
+
+@contextlib.contextmanager
+def rolling_over(server: Server, setting: Setting, verdict: Verdict) -> Iterator[None]:
+    """Roll over to a version that answers the same, where faults are to meet that, from the block's first second on."""
+    if not setting.rolls:
+        yield
+        return
+    n_reloads = server.n_reloads
+
+    def begin() -> None:
+        add_same_version(setting.repository)
+        server.request_reload()
+
+    timer = threading.Timer(setting.rng.random(), begin)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+    took = wait_until(lambda: server.n_reloads > n_reloads, RELOAD_S)
+    verdict.require(took is not None, f"a roll-over amid the fault was not done within {RELOAD_S:g} s after it")
+    verdict.figures["roll-overs amid"] = verdict.figures.get("roll-overs amid", 0) + 1
 
 
 def differs(answer: object, expected: Answer) -> str:

@@ -1,7 +1,8 @@
 """A served model under steady load while its processes are killed, stopped, starved and rolled over.
 
-Every question goes through our client and must be answered once, as the undisturbed server answers it. Without
-`--scenario` all scenarios run. `--repository DIR` takes a real model instead of a table of logits, which is faster.
+Faults without a roll-over of their own meet one. Every question goes through our client and must be answered once, as
+the undisturbed server answers it. Without `--scenario` all scenarios run. `--repository DIR` takes a real model instead
+of a table of logits, which is faster.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def main() -> int:
                 rng=random.Random(args.seed),  # noqa: S311 (moments, no secrets)
                 n_kills=args.kills,
                 say=say,
+                rolls=True,
             )
             verdicts.append(run(name, setting))
             if not verdicts[-1].failures:

@@ -15,6 +15,8 @@ POLL_S = 0.05
 WRITING_S = 0.1
 """A model is unloaded when its last response is made; gRPC may still be writing that one."""
 GONE = ("UNAVAILABLE", "")
+LOADED_WITHIN_S = 15.0
+"""For a load that a stop has met: when it ends, Triton makes the ensemble of that model ready again, even unloaded."""
 SETTLED_S = 1.5
 """How long the main entry must count nothing that waits; its metrics lag by half a second."""
 
@@ -53,6 +55,9 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
     """
     deadline = time.monotonic() + timeout_s
     waiting = [model for model in ENTRIES if model in models]
+    loaded_by = time.monotonic() + min(timeout_s, LOADED_WITHIN_S)
+    while control.is_loading and time.monotonic() < loaded_by and not is_abandoned():
+        time.sleep(POLL_S)
     try:
         for model in waiting:
             control.unload(model)

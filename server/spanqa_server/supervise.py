@@ -239,7 +239,8 @@ class Supervisor(threading.Thread):
             # The entry may have changed hands before something else failed.
             if version in ready_versions(control).get(contract.QUESTION_ANSWERING, ()):
                 self._models = models
-            self._view.show(self._models)
+            if not control.is_loading:  # a load that a stop has met still reads what is shown
+                self._view.show(self._models)
             raise
         self._report(f"version {version} of {folder} answers, loaded in {time.monotonic() - start:.1f} s")
 

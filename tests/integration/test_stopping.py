@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from spanqa import contract
+from spanqa_client.client import QAClient
+from spanqa_server.server import Server
 
 pytestmark = pytest.mark.triton
 N_REQUESTS = 12
@@ -96,3 +99,23 @@ def test_sigterm_lets_every_accepted_request_be_answered_and_leaves_nothing(
     assert serve.process.wait(BUSY_MACHINE_S) == 0
     assert not [pid for pid in family if is_running(pid)]
     assert not list(Path("/dev/shm").glob(f"spanqa_{serve.process.pid}_*"))
+
+
+def test_a_stop_amid_a_roll_over_answers_what_was_accepted_and_ends(
+    table: Path, benchmark: Any, tmp_path: Path, table_good: list[Any]
+) -> None:
+    repository = Path(shutil.copytree(table, tmp_path / "repository"))
+    told: list[str] = []
+    items = [(question, context) for question, context, _ in table_good[:8]] * 200
+    with (
+        Server(repository, report=told.append, drain_timeout_s=BUSY_MACHINE_S) as server,
+        QAClient(server.url) as client,
+    ):
+        answers = client.ask_many(items, on_error="return", timeout_s=1.0)
+        next(answers)
+        benchmark("table_model").add_same_version(repository)
+        server.request_reload()
+        time.sleep(0.3)  # it takes two seconds
+        server.stop()
+        answers.close()
+    assert told == ["not reloaded in full: the server is asked to stop"]
