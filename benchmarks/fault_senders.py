@@ -130,7 +130,11 @@ def deadlines(setting: Setting, verdict: Verdict) -> None:
 
 
 def overflow(setting: Setting, verdict: Verdict) -> None:
-    """More requests at once than the queue holds: each is answered or refused as UNAVAILABLE, and refused at once."""
+    """More requests at once than the queue holds: each is answered or refused as UNAVAILABLE, and then out of turn.
+
+    Triton hands requests over one by one, some hundreds a second: until then the flood waits in its own queue, refused
+    or not. But what is refused must not wait for the answers before it.
+    """
     ended: list[tuple[str, float, str]] = []
     with _beside(setting, verdict) as (server, _), grpc.insecure_channel(server.url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -154,6 +158,10 @@ def overflow(setting: Setting, verdict: Verdict) -> None:
     if refused:
         verdict.figures["longest refusal s"] = round(max(refused)[0], 1)
         verdict.figures["longest answer s"] = round(answered_s, 1)
+        verdict.require(
+            max(refused)[0] < answered_s,
+            f"a refusal took {max(refused)[0]:.1f} s, the longest answer {answered_s:.1f} s: refusals wait for answers",
+        )
         verdict.require(not any("Traceback" in says or "\n" in says for _, says in refused), f"said {refused[0][1]}")
 
 
