@@ -142,13 +142,18 @@ def full_shared_memory(setting: Setting, verdict: Verdict) -> None:
             load.wait_for_more()
             big = ("Who?", "word " * 390_000)
             for number in range(2):
+                version = 0
                 if number and setting.rolls:
-                    add_same_version(setting.repository)
+                    version = add_same_version(setting.repository)
                     command.process.send_signal(signal.SIGHUP)
                 with filled(inside), Load(command.url, [big], setting.expected, timeout_s=REFUSED_S) as refused:
                     time.sleep(FULL_S)
                     refused.wait_for_more(1, timeout_s=10)
                 load.wait_for_more()
+                if version:
+                    ends = (f"version {version} of", "not reloaded")
+                    told = wait_until(lambda ends=ends: any(end in line for line in command.said for end in ends), 60)
+                    verdict.require(told is not None, f"the roll-over told nothing: {command.said}")
         load.judge(verdict)
         pid = command.triton_pid()
         verdict.figures["told"] = len(command.said)
@@ -180,7 +185,7 @@ def full_disk(setting: Setting, verdict: Verdict) -> None:
                     load.wait_for_more(64)
                 for line in command.said:
                     _require_sentence(line, verdict, "a full disk")
-                command.process.send_signal(1)
+                command.process.send_signal(signal.SIGHUP)
                 load.versions.clear()
                 done = wait_until(lambda: str(version) in load.versions, 30)
                 verdict.require(
@@ -206,6 +211,7 @@ def clock(setting: Setting, verdict: Verdict) -> None:
                     # A jump of a day amid a load has Triton wait for ever: the old version answers on, which is told.
                     is_step = abs(seconds - before) < STEP_S
                     with rolling_over(server, setting, verdict) if is_step else contextlib.nullcontext():
+                        time.sleep(1.0)  # a roll-over has begun by then
                         jump(seconds)
                         load.wait_for_more(64)
                         time.sleep(SETTLED_S)

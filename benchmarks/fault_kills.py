@@ -107,20 +107,18 @@ def together(setting: Setting, verdict: Verdict) -> None:
     """Every Python process killed at once, then again during a roll-over."""
     with setting.serving(verdict) as server, Load(server.url, setting.items, setting.expected, endless=True) as load:
         load.wait_for_more()
-        n_stubs = len(server.stubs())
-        seconds = _kill_all(server, load)
-        verdict.require(len(server.stubs()) >= n_stubs, "a process was not replaced")
+        seconds = _kill_all(server, load, verdict)
         verdict.figures["recovery s"] = round(seconds, 1)
         verdict.require(seconds <= RECOVERY_S, f"the recovery took {seconds:.1f} s, allowed are {RECOVERY_S:g}")
         if setting.rolls:
             with rolling_over(server, setting, verdict):
                 time.sleep(setting.rng.uniform(0.5, 1.5))
-                verdict.figures["recovery amid a roll-over s"] = round(_kill_all(server, load), 1)
+                verdict.figures["recovery amid a roll-over s"] = round(_kill_all(server, load, verdict), 1)
             load.wait_for_more()
     load.judge(verdict)
 
 
-def _kill_all(server: Server, load: Load) -> float:
+def _kill_all(server: Server, load: Load, verdict: Verdict) -> float:
     """Kill every Python process and give the seconds until questions are answered again."""
     killed = {stub.pid for stub in server.stubs()}
     models = {stub.model for stub in server.stubs()}
@@ -128,7 +126,8 @@ def _kill_all(server: Server, load: Load) -> float:
     for pid in killed:
         with suppress(ProcessLookupError):  # a roll-over may have ended it
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: {stub.model for stub in server.stubs() if stub.pid not in killed} >= models, 60)
+    took = wait_until(lambda: {stub.model for stub in server.stubs() if stub.pid not in killed} >= models, 60)
+    verdict.require(took is not None, "a killed process was not replaced")
     load.wait_for_more()
     return time.monotonic() - start
 
@@ -160,11 +159,12 @@ def sigterm(setting: Setting, verdict: Verdict) -> None:
         with Load(command.url, setting.items, setting.expected, endless=True) as load:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 load.wait_for_more()
-                triton_pid, start = command.triton_pid(), time.monotonic()
+                triton_pid = command.triton_pid()
                 if setting.rolls:
                     add_same_version(setting.repository)
                     command.process.send_signal(signal.SIGHUP)
                     time.sleep(setting.rng.uniform(0.2, 0.8))
+                start = time.monotonic()
                 command.process.send_signal(number)
                 status = command.process.wait(TIMEOUT_S)
                 if number == signal.SIGTERM:

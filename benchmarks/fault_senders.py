@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import grpc
-from fault_setting import Load, Setting, Verdict
+from fault_setting import Load, Setting, Verdict, rolling_over
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from spanqa import contract
@@ -62,7 +62,8 @@ def _beside(setting: Setting, verdict: Verdict) -> Iterator[tuple[Server, Load]]
         n_recoveries = server.n_recoveries
         with Load(server.url, setting.items, setting.expected, endless=True) as load:
             load.wait_for_more()
-            yield server, load
+            with rolling_over(server, setting, verdict):
+                yield server, load
             load.wait_for_more(64)
             verdict.require(server.n_recoveries == n_recoveries, "something was taken for dead")
         load.judge(verdict)

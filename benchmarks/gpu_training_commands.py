@@ -13,6 +13,8 @@ from typing import Any
 
 from bench_setting import ROOT
 
+from spanqa_build.termination import terminable
+
 TESTS = ROOT / "tests"
 RECIPE = ROOT / "training" / "recipes" / "minilm.sh"
 GRACE_S = 30.0
@@ -61,7 +63,7 @@ def _ended(command: Sequence[str], log: Path, seconds: float, *, where: Path | N
     # The recipe calls `python` and `spanqa`: those of the environment that runs this.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     print(f"gpu_training: what it says goes to {log}", file=sys.stderr, flush=True)
-    with log.open("wb") as said:
+    with terminable(), log.open("wb") as said:
         process = subprocess.Popen(
             command,
             cwd=where,
@@ -75,7 +77,7 @@ def _ended(command: Sequence[str], log: Path, seconds: float, *, where: Path | N
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
             status = None
-        finally:  # Ctrl-C does not reach another session: it is passed on
+        finally:  # Ctrl-C and SIGTERM do not reach another session: they are passed on
             if process.returncode is None:
                 _end_group(process)
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

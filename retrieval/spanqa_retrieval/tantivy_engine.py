@@ -115,11 +115,18 @@ class TantivyIndex:
         return [Hit(passage=passage_of(searcher.doc(place)), score=score) for score, place in hits]
 
     def sources(self) -> dict[str, SourceRecord]:
-        """Give every file that the index holds, by name."""
+        """Give every file that the index holds, by name.
+
+        Raises:
+            CollectionError: The index is damaged.
+        """
         query = tantivy.Query.term_query(self._schema, "kind", RECORD)
         searcher = self._searcher
-        found = searcher.search(query, limit=max(searcher.num_docs, 1), count=False).hits
-        records = [SourceRecord(**json.loads(stored(searcher.doc(place))[0])) for _, place in found]
+        try:
+            found = searcher.search(query, limit=max(searcher.num_docs, 1), count=False).hits
+            records = [SourceRecord(**json.loads(stored(searcher.doc(place))[0])) for _, place in found]
+        except ValueError as error:
+            raise CollectionError(_unreadable(self.path, error)) from error
         return {record.name: record for record in sorted(records, key=lambda record: record.name)}
 
     def passages(self, source: str) -> Iterator[Passage]:

@@ -15,8 +15,8 @@ POLL_S = 0.05
 WRITING_S = 0.1
 """A model is unloaded when its last response is made; gRPC may still be writing that one."""
 GONE = ("UNAVAILABLE", "")
-LOADED_WITHIN_S = 15.0
-"""For a load that a stop has met: when it ends, Triton makes the ensemble of that model ready again, even unloaded."""
+LOADING_SHARE = 0.5
+"""Of the time, for a load that is under way: when it ends, Triton makes that model's ensemble ready, even unloaded."""
 SETTLED_S = 1.5
 """How long the main entry must count nothing that waits; its metrics lag by half a second."""
 
@@ -39,7 +39,8 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
 
     After SIGTERM Triton refuses calls between models, so what the entries have accepted would be lost: they are
     unloaded first, while the models that they call still work. A new request gets NOT_FOUND at once, which our
-    client retries, then or after a restart.
+    client retries, then or after a restart. A load that is under way is waited for before that, for a share of the
+    time, in which requests are still taken.
 
     A request whose text its sender cut off is refused by Triton's Python backend, and then counts as unfinished for
     ever: where only the main entry is left and says that it has answered all, Triton is not believed.
@@ -55,7 +56,7 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
     """
     deadline = time.monotonic() + timeout_s
     waiting = [model for model in ENTRIES if model in models]
-    loaded_by = time.monotonic() + min(timeout_s, LOADED_WITHIN_S)
+    loaded_by = time.monotonic() + LOADING_SHARE * timeout_s
     while control.is_loading and time.monotonic() < loaded_by and not is_abandoned():
         time.sleep(POLL_S)
     try:

@@ -14,7 +14,7 @@ import pytest
 from spanqa import contract
 from spanqa.limits import Limits
 from spanqa.manifest import load_manifest
-from spanqa.telemetry import REJECTED, TOKENS
+from spanqa.telemetry import QUEUED, REJECTED, TOKENS
 from spanqa_build.versions import seal_version
 from spanqa_server.metrics import metric_lines, metric_of
 from spanqa_server.server import Server
@@ -28,18 +28,22 @@ BUSY_MACHINE_S = 20.0
 """Until then it must be quiet, where other work takes most of the machine."""
 N_QUEUED = 2
 N_FLOOD = 60
-"""Sent within some ten milliseconds, in which the network answers one or two."""
-REFUSED_S = 5.0
-"""Triton hands over the flood in a tenth of a second; this is for a machine where other work takes most of it."""
+"""Triton hands them over in a tenth of a second; the documents that fill the queue take many seconds."""
+
+
+def n_counted(server: Server, name: str, label: str = "") -> int:
+    """Read a counter; one that the server has not shown yet is 0, and no answer is asked for again."""
+    while not (lines := metric_lines(server.metrics_url)):
+        time.sleep(0.1)
+    return metric_of(name, [line for line in lines if label in line]) or 0
 
 
 def n_cancelled(server: Server) -> int:
-    lines = [line for line in metric_lines(server.metrics_url) if 'reason="cancelled"' in line]
-    return metric_of(REJECTED, lines) or 0
+    return n_counted(server, REJECTED, 'reason="cancelled"')
 
 
 def n_tokens(server: Server) -> int:
-    return metric_of(TOKENS, metric_lines(server.metrics_url)) or 0
+    return n_counted(server, TOKENS)
 
 
 def give_up(call: grpc.Future, has_begun: Callable[[], bool], tools: Any) -> None:
@@ -62,7 +66,7 @@ def test_a_document_that_nobody_waits_for_any_more_soon_costs_nothing(
         request = tools.request_of(contract.QUESTION_ANSWERING, "Who leads it?", document)
         call = stub.ModelInfer.future(request, timeout=timeout_s)
         end(call, lambda: n_tokens(server) > tokens_before + 1000, tools)  # more than the server asks itself
-        tools.wait_until(lambda: n_cancelled(server) == cancelled_before + 1, BUSY_MACHINE_S)
+        tools.wait_until(lambda: n_cancelled(server) > cancelled_before, BUSY_MACHINE_S)
     seen, since = n_tokens(server), time.monotonic()
 
     def is_quiet() -> bool:
@@ -75,28 +79,26 @@ def test_a_document_that_nobody_waits_for_any_more_soon_costs_nothing(
     assert n_tokens(server) - tokens_before < len(document.split()) / 2  # the whole is more tokens than words
 
 
-def test_what_the_queue_does_not_hold_is_refused_at_once_and_the_rest_answered(
-    repository: Path, tools: Any, good: list[Any], tmp_path: Path
+def test_what_the_queue_does_not_hold_is_refused_while_the_rest_is_still_worked_at(
+    repository: Path, tools: Any, good: list[Any], paragraphs: list[str], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(repository, tmp_path / "repository"))
     manifest = load_manifest(folder / contract.QUESTION_ANSWERING / "1")
     seal_version(folder, 1, manifest, Limits(max_queued_requests=N_QUEUED))
     question, context, right = good[0]
-    ended: list[tuple[grpc.StatusCode, float]] = []
-    with Server(folder, report=lambda _: None) as server:
+    with Server(folder, report=lambda _: None, canary_interval_s=BUSY_MACHINE_S) as server:  # which takes a place
         channel, stub = tools.connect(server.url)
         with channel:
+            document = tools.request_of(contract.QUESTION_ANSWERING, question, " ".join(paragraphs))
             request = tools.request_of(contract.QUESTION_ANSWERING, question, context)
-            calls = []
-            for _ in range(N_FLOOD):
-                call, start = stub.ModelInfer.future(request, timeout=120), time.monotonic()
-                call.add_done_callback(lambda done, start=start: ended.append((done.code(), time.monotonic() - start)))
-                calls.append(call)
-            refused = [call for call in calls if call.code() == grpc.StatusCode.UNAVAILABLE]
-            tools.wait_until(lambda: len(ended) == N_FLOOD, BUSY_MACHINE_S)
-            assert {code for code, _ in ended} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-            assert max(seconds for code, seconds in ended if code == grpc.StatusCode.UNAVAILABLE) < REFUSED_S
+            accepted = [stub.ModelInfer.future(document, timeout=120) for _ in range(N_QUEUED)]
+            tools.wait_until(lambda: n_counted(server, QUEUED) >= N_QUEUED, BUSY_MACHINE_S)
+            refused = [stub.ModelInfer.future(request, timeout=120) for _ in range(N_FLOOD)]
+            assert {call.code() for call in refused} == {grpc.StatusCode.UNAVAILABLE}
+            assert not any(call.done() for call in accepted), "refusals waited for answers"
             says = f"{N_QUEUED} requests are waiting, which is the most: ask again in a moment"
             assert {call.details() for call in refused} == {says}
-            tools.require_right(right, next(call for call in calls if call not in refused).result())
+            for call in accepted:
+                call.cancel()
+            tools.wait_until(lambda: n_counted(server, QUEUED) == 0, BUSY_MACHINE_S)
             tools.require_right(right, stub.ModelInfer(request, timeout=30))  # there is room again

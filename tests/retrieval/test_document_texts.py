@@ -108,12 +108,13 @@ def test_an_index_on_a_server_is_refused_without_its_address(address):
     assert "secret" not in str(caught.value)
 
 
-def test_a_damaged_index_is_one_sentence(root, tmp_path):
+@pytest.mark.parametrize(("low", "high"), [(0.25, 0.5), (0.5, 0.95)], ids=["passages", "records"])
+def test_a_damaged_index_is_one_sentence(root, tmp_path, low, high):
     indexed(root / "data" / "heldout200.json", tmp_path / "index")
     for path in (tmp_path / "index").glob("*.store"):
         kept = path.read_bytes()
-        half = len(kept) // 2
-        path.write_bytes(kept[: half // 2] + bytes(half - half // 2) + kept[half:])
+        start, end = (int(share * len(kept)) for share in (low, high))
+        path.write_bytes(kept[:start] + bytes(end - start) + kept[end:])
     with pytest.raises(CollectionError, match=r"the index cannot be read \(.*\): remove the folder") as caught:
         list(iter_document_texts(tmp_path / "index"))
     assert "\n" not in str(caught.value)

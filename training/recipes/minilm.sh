@@ -49,7 +49,9 @@ python "$here/recipes/minilm_average.py" -o "$results/spanqa-minilm" "$from=0.25
 spanqa evaluate -m "$results/spanqa-minilm" "$results/data/held_back.json" --fit-threshold --fit-scores --intervals
 python "$here/recipes/minilm_threshold.py" "$results/spanqa-minilm" "$results/data/held_back.json" --store
 python "$here/recipes/minilm_threshold.py" "$results/spanqa-minilm" "$results/data/held_back.json"
-spanqa build -m "$results/spanqa-minilm" -o "$results/model_repository" --engine onnxruntime
+if [ ! -d "$results/model_repository" ]; then
+    spanqa build -m "$results/spanqa-minilm" -o "$results/model_repository" --engine onnxruntime
+fi
 for held_out in "$@"; do
     spanqa evaluate -m "$results/spanqa-minilm" "$held_out" --intervals
 done

@@ -21,6 +21,7 @@ from spanqa.windows import WindowMaker, batch_windows
 from spanqa_client.reports.calibration import fitted_scale
 from spanqa_client.reports.runs import read_run
 from spanqa_training.checkpoints.checkpoint import load_checkpoint, load_lm_head, save_checkpoint
+from spanqa_training.commands.negatives import write_squad
 from spanqa_training.data.feed import Share, span_loss
 from spanqa_training.data.labels import window_labels
 from spanqa_training.inference import score_fit
@@ -80,6 +81,16 @@ def test_the_command_prints_the_scores_and_stores_a_fitted_threshold(
     assert fitted.no_answer_threshold == report["best_threshold"]["threshold"]
     assert main(["evaluate", "-m", str(folder), str(fifty_questions), "--quiet", "--intervals"]) == 0
     assert re.search(r"always answering  +-  +\d+\.\d\d  +\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", capsys.readouterr().out)
+
+
+def test_questions_that_all_have_no_answer_have_no_score_of_always_answering(
+    tiny_checkpoint, real_questions, tmp_path, capsys
+):
+    write_squad([example for example in real_questions if not example.answers][:20], tmp_path / "none.json")
+    assert main(["evaluate", "-m", str(tiny_checkpoint), str(tmp_path / "none.json"), "--quiet", "--intervals"]) == 0
+    shown = capsys.readouterr().out
+    assert "model threshold" in shown
+    assert "always answering" not in shown
 
 
 @pytest.mark.parametrize("threshold", ["nan", "inf"])

@@ -150,10 +150,10 @@ def test_a_recipe_whose_time_is_over_leaves_what_was_done_and_no_process(stand_i
         bash -c 'trap "echo > saved; exit" TERM; echo $$ > polite; while :; do sleep 0.1; done' &
         bash -c 'trap "" TERM; echo $$ > stubborn; exec sleep 600'
     """)
-    monkeypatch.setattr(commands, "GRACE_S", 1.0)
-    found = commands.recipe(tmp_path, [], tmp_path, 3)
+    monkeypatch.setattr(commands, "GRACE_S", 3.0)
+    found = commands.recipe(tmp_path, [], tmp_path, 6)
     assert found["exit"] is None
-    assert found["failed"].startswith("stopped after 3 s, what was done stays: stage 1")
+    assert found["failed"].startswith("stopped after 6 s, what was done stays: stage 1")
     assert (tmp_path / "recipe").is_dir()
     assert (tmp_path / "saved").exists(), "a training saves its state when it is told to end"
     for name in ("polite", "stubborn"):

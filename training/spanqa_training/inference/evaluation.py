@@ -89,7 +89,7 @@ class Evaluation:
         """As `scores`, of the answerable questions, when every question is answered with its best span."""
         scores = self.scores(math.inf, intervals=intervals)
         forced = answerable_only(scores)
-        if intervals:
+        if forced and intervals:
             forced["intervals_95"] = answerable_only(scores["intervals_95"])
         return forced
 
