@@ -15,8 +15,8 @@ POLL_S = 0.05
 WRITING_S = 0.1
 """A model is unloaded when its last response is made; gRPC may still be writing that one."""
 GONE = ("UNAVAILABLE", "")
-LOADING_SHARE = 0.5
-"""Of the time, for a load that is under way: when it ends, Triton makes that model's ensemble ready, even unloaded."""
+LOADED_WITHIN_S = 5.0
+"""For a load that is under way: when it ends, Triton makes that model's ensemble ready, even unloaded."""
 SETTLED_S = 1.5
 """How long the main entry must count nothing that waits; its metrics lag by half a second."""
 
@@ -39,8 +39,8 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
 
     After SIGTERM Triton refuses calls between models, so what the entries have accepted would be lost: they are
     unloaded first, while the models that they call still work. A new request gets NOT_FOUND at once, which our
-    client retries, then or after a restart. A load that is under way is waited for before that, for a share of the
-    time, in which requests are still taken.
+    client retries, then or after a restart. A load that is under way is waited for before that, some seconds at
+    most, in which requests are still taken.
 
     A request whose text its sender cut off is refused by Triton's Python backend, and then counts as unfinished for
     ever: where only the main entry is left and says that it has answered all, Triton is not believed.
@@ -56,7 +56,7 @@ def drain(control: Control, models: Sequence[str], *, timeout_s: float, is_aband
     """
     deadline = time.monotonic() + timeout_s
     waiting = [model for model in ENTRIES if model in models]
-    loaded_by = time.monotonic() + LOADING_SHARE * timeout_s
+    loaded_by = time.monotonic() + min(LOADED_WITHIN_S, timeout_s / 2)
     while control.is_loading and time.monotonic() < loaded_by and not is_abandoned():
         time.sleep(POLL_S)
     try:

@@ -181,7 +181,7 @@ def test_a_stop_does_not_wait_for_a_load_that_hangs(repository: Path, tools: Any
         time.sleep(0.2)  # over loopback the question has arrived by then
         start = time.monotonic()
         server.stop()
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 15, "as long as all of it may take is 30 s, and five are for the load"
         asking.join()
     assert answers == ["5"]
     assert told == ["not reloaded in full: the server is asked to stop"]

@@ -130,7 +130,7 @@ def test_a_test_that_fails_on_a_gpu_is_told(few_tests, tmp_path):
 
     good = gpu_training_commands.gpu_tests("cuda", tmp_path, 60)
     assert "failed" not in good
-    assert good["said"][-1].startswith("1 passed, 1 deselected")
+    assert "1 passed, 1 deselected" in good["said"][-1]
     (few_tests / "test_few.py").write_text(NEEDS_A_GPU.format(holds=False), encoding="utf-8")
     bad = gpu_training_commands.gpu_tests("cuda", tmp_path, 60)
     assert bad["exit"] == 1
