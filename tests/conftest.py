@@ -1,5 +1,6 @@
 """What many tests share: a small vocabulary of our own, datasets of every format, and the repository's root."""
 
+import ctypes
 import gc
 import gzip
 import json
@@ -153,6 +154,22 @@ _FORMATS = {
     "JSON Lines": lambda path: path.write_text("".join(json.dumps(row) + "\n" for row in _ROWS)),
     "Parquet": _write_parquet,
 }
+
+
+class _SignalStack(ctypes.Structure):
+    """sigaltstack(2)'s stack_t."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
+
+
+_SIGNAL_STACK = ctypes.create_string_buffer(256 << 10)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Give signal handlers room: on faulthandler's 12 KiB a process that has used AMX's tiles crashes at any signal."""
+    stack = _SignalStack(ctypes.addressof(_SIGNAL_STACK), 0, len(_SIGNAL_STACK))
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None)
 
 
 def pytest_collection_modifyitems(items):
