@@ -1,6 +1,7 @@
-"""A tiny checkpoint with the real tokenizer: small enough to export in seconds."""
+"""A tiny checkpoint with the real tokenizer, small enough to export in seconds, and a GPU's repository of it."""
 
 import fcntl
+import hashlib
 import json
 from contextlib import contextmanager
 
@@ -10,11 +11,20 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from spanqa.windows import WindowSettings
+from spanqa.datasets import read_dataset
+from spanqa.manifest import Engine, Gpu
+from spanqa.packing import Bucket, Packing
+from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_build import float16_export, onnx_gpu
 from spanqa_build.float16_export import float32_graph
-from spanqa_training.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from spanqa_build.repository import GpuNetworks, manifest_from_checkpoint, write_repository
+from spanqa_build.warmup import warmup_from_examples
+from spanqa_training.checkpoints.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from spanqa_training.model import EncoderConfig, SpanModel
+
+BUCKETS = tuple(Bucket(length=length, model=f"encoder_{length}", max_rows=8) for length in (128, 256))
+V100 = Gpu(name="Tesla V100-SXM2-32GB", compute_capability="7.0")
+TENSORRT = Engine(platform="tensorrt_plan", graph_rows=(1, 4, 16), instances=2, gpu=V100, tensorrt="10.4.0")
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +119,59 @@ def thirty_questions(root, tmp_path_factory):
     path = tmp_path_factory.mktemp("questions") / "thirty.json"
     write_squad(read_dataset(root / "data" / "heldout200.json")[:30], path)
     return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model_folder):
+    return read_checkpoint(tiny_model_folder)
+
+
+@pytest.fixture(scope="module")
+def maker(checkpoint):
+    return WindowMaker(checkpoint.tokenizer(), checkpoint.windows)
+
+
+@pytest.fixture(scope="module")
+def write_gpu(checkpoint, maker, thirty_questions, tmp_path_factory):
+    """Writes a version of a GPU's repository, its engines stood in for by text."""
+    warmup = warmup_from_examples(maker, read_dataset(thirty_questions), BUCKETS)
+
+    def write(folder, engine=TENSORRT, text="plan", buckets=BUCKETS):
+        scratch = tmp_path_factory.mktemp("engines")
+        paths = {}
+        for bucket in buckets:
+            paths[bucket.model] = scratch / bucket.model
+            paths[bucket.model].write_text(f"{text} {bucket.length}")
+        networks = GpuNetworks(
+            target="v100",
+            engine=engine,
+            packing=Packing(buckets=buckets, calls_in_flight=4),
+            paths=paths,
+            warmup={bucket.model: warmup[bucket.model] for bucket in buckets},
+            precision="fp16",
+            facts={"parity": {"answers_changed": 0}},
+        )
+        manifest = manifest_from_checkpoint(checkpoint, networks, name="tiny")
+        return write_repository(folder, manifest, checkpoint, networks)
+
+    return write
+
+
+@pytest.fixture
+def gpu_repository(write_gpu, tmp_path):
+    assert write_gpu(tmp_path / "repo") == 1
+    return tmp_path / "repo"
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """Gives the digest of every file of a folder."""
+
+    def of(folder):
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return of
