@@ -200,14 +200,24 @@ def pytest_xdist_make_scheduler(config, log):
             return rows.get(file, file)
 
         def remove_node(self, node):
-            """A test that ended its process is not run again, which would end the next one."""
-            units = self.assigned_work[node].values()
-            left = ((unit, test) for unit in units for test, is_done in unit.items() if not is_done)
-            for unit, test in left:
-                unit[test] = True
-                super().remove_node(node)
-                return test
-            return super().remove_node(node)
+            """A test that ended its process is not run again, which would end the next one.
+
+            Nor is what is done given to another process: it would have nothing to run, and all would wait for it.
+            """
+            units = self.assigned_work[node]
+            crashed = next((test for unit in units.values() for test, is_done in unit.items() if not is_done), None)
+            for scope in list(units):
+                units[scope].pop(crashed, None)
+                if all(units[scope].values()):
+                    del units[scope]
+            super().remove_node(node)
+            return crashed
+
+        def _reschedule(self, node):
+            """A process begins no test without a second one or the end in sight: one alone is not enough to go on."""
+            super()._reschedule(node)
+            while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+                super()._reschedule(node)
 
     return ByServer(config, log)
 
