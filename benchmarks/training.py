@@ -33,7 +33,8 @@ from spanqa_training.weights.hugging_face import write_hugging_face
 SHIPPED = ROOT / "training" / "checkpoints" / "spanqa-minilm"
 TURN = Path(__file__).with_name("training_turn.py")
 OURS, RECOMPUTED, PLAIN = "spanqa", "spanqa, gradient checkpointing", "plain loop, padded to 384"
-SIDES = (OURS, RECOMPUTED, PLAIN)
+BY_TOKENS = "spanqa, batches of as many tokens"
+SIDES = (OURS, BY_TOKENS, RECOMPUTED, PLAIN)
 PRECISIONS = {"cpu": ("32", "bf16"), "cuda": ("16", "bf16")}
 TARGET_RATIO = 2.0
 FIGURES = ("questions_per_s", "windows_per_s", "tokens_per_s", "peak_mb")
@@ -86,6 +87,7 @@ def _turn(args: argparse.Namespace, folder: Path, side: str, precision: str) -> 
     asked: dict[str, Any] = {
         "plain": side == PLAIN,
         "recompute": side == RECOMPUTED,
+        "by_tokens": side == BY_TOKENS,
         "precision": precision,
         "device": args.device,
         "batch_size": args.batch_size,

@@ -1,5 +1,6 @@
 """Labels and batches: an answer is labelled in exactly the windows that hold all of it."""
 
+import itertools
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from spanqa.errors import DataError
 from spanqa.squad import Example, GoldAnswer
 from spanqa.windows import WindowMaker, WindowSettings
 from spanqa_training.commands.negatives import write_squad
-from spanqa_training.data.batch_order import batch_order
+from spanqa_training.data.batch_order import batch_order, token_batch_order
 from spanqa_training.data.labels import NULL_POSITION, answer_pieces, kept_windows, window_labels
 
 SHORT = WindowSettings(max_seq_length=40, doc_stride=8, max_query_length=8)
@@ -144,6 +145,46 @@ def test_epochs_are_shuffled_differently_and_lengths_in_a_batch_are_similar():
     assert [batch.tolist() for batch in first] != [batch.tolist() for batch in second]
     padding = sum(int(lengths[batch].max()) * len(batch) for batch in first) / int(lengths.sum())
     assert padding < 1.05
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(4, 384), max_size=300),
+    batch_tokens=st.integers(384, 4000),
+    world_size=st.integers(1, 3),
+    shuffle=st.booleans(),
+)
+def test_batches_of_tokens_are_as_full_as_they_can_be_and_as_many_in_every_epoch(
+    lengths, batch_tokens, world_size, shuffle
+):
+    first, again, second = (
+        token_batch_order(lengths, batch_tokens, world_size=world_size, seed=1, epoch=epoch, shuffle=shuffle)
+        for epoch in (0, 0, 1)
+    )
+    lists = [batch.tolist() for batch in first]
+    assert sorted(index for batch in lists for index in batch) == list(range(len(lengths)))
+    assert lists == [batch.tolist() for batch in again]
+    assert len(first) == len(second)
+
+    def tokens_of_one(rows):
+        return -(-len(rows) // world_size) * max(lengths[row] for row in rows)
+
+    assert all(tokens_of_one(batch) <= batch_tokens for batch in lists)
+    ascending = sorted(lists, key=lambda batch: lengths[batch[-1]])
+    for batch, longer in itertools.pairwise(ascending):
+        assert max(lengths[row] for row in batch) <= min(lengths[row] for row in longer)
+        assert tokens_of_one([*batch, longer[0]]) > batch_tokens
+    if not shuffle:
+        assert [min(batch) for batch in lists] == sorted(min(batch) for batch in lists)
+
+
+def test_batches_of_tokens_are_drawn_anew_in_each_epoch():
+    lengths = np.random.default_rng(0).integers(10, 384, 3000)
+    made = [token_batch_order(lengths, 4000, world_size=1, seed=1, epoch=epoch, shuffle=True) for epoch in (0, 1)]
+    sets = [{frozenset(batch.tolist()) for batch in order} for order in made]
+    assert len(sets[0] & sets[1]) < len(sets[0]) / 10
+    padding = sum(int(lengths[batch].max()) * len(batch) for batch in made[0]) / int(lengths.sum())
+    assert padding < 1.02
 
 
 def test_an_order_takes_a_few_bytes_a_window():

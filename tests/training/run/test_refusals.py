@@ -11,6 +11,10 @@ from spanqa_training.run import launch
     ("overrides", "message"),
     [
         (["training_ds.batch_size=500", "model.dataset.drop_last=true"], "windows do not fill one batch: lower batch_"),
+        (["training_ds.batch_tokens=100"], "batch_tokens is 100, the longest window 128 word pieces: give at"),
+        (["training_ds.batch_tokens=0"], "training_ds.batch_tokens: must be at least 1 or null"),
+        (["training_ds.batch_tokens=400", "model.dataset.drop_last=true"], "must be null where drop_last is true"),
+        (["validation_ds.batch_tokens=400"], "validation_ds.batch_tokens: must be null outside training data"),
         (["trainer.accelerator=gpu"], "1 GPUs are asked for and 0 are there: lower -g, or set trainer.accelerator=cpu"),
         (["save_to=../elsewhere.tlt"], "save_to: must be a name, alone for a folder or with .tlt for one file"),
         (["save_to=model.nemo"], "save_to: must be a name"),

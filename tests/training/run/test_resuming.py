@@ -30,8 +30,9 @@ def killed_at_its_second_state(arguments):
     main(arguments)
 
 
-def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path, tools, forked):
-    short = ["trainer.max_epochs=6", "optim.lr=1e-3", "trainer.save_every_s=0", "trainer.log_every_n_steps=1"]
+@pytest.mark.parametrize("batches", ["training_ds.batch_size=4", "training_ds.batch_tokens=512"])
+def test_a_run_that_was_killed_resumes_to_the_same_weights(train, tmp_path, tools, forked, batches):
+    short = ["trainer.max_epochs=6", "optim.lr=1e-3", "trainer.save_every_s=0", "trainer.log_every_n_steps=1", batches]
     assert main(train(tmp_path / "whole", *short)) == 0
     killed = train(tmp_path / "killed", *short)
     process = forked.Process(target=killed_at_its_second_state, args=(killed,))

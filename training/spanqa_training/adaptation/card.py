@@ -54,8 +54,9 @@ def _recipe(checkpoint: Checkpoint, spec: Spec) -> list[str]:
         f"- started from: {cell(str(checkpoint.provenance.get('name', source)))} ({cell(str(source))}); masked-LM head "
         f"{facts['masked_lm_head']}; fingerprint {facts['base_fingerprint'][:12]}",
         f"- masked language model, whole words, {facts['masked_share']:.0%} of the pieces, drawn anew in each epoch",
-        f"- {length}, batches of {spec.training_ds.batch_size} sequences of at most {facts['max_seq_length']} pieces "
-        f"on each of {trainer.gpus or 1} processes, {trainer.accumulate_grad_batches} summed before a step",
+        f"- {length}, sequences of at most {facts['max_seq_length']} pieces, batches of "
+        f"{spec.training_ds.batch('sequences')} on each of {trainer.gpus or 1} processes, "
+        f"{trainer.accumulate_grad_batches} summed before a step",
         f"- {optim.name}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}; {optim.sched.name}",
         f"- {facts['precision']} on {facts['device']}, gradients clipped at {trainer.gradient_clip_val:g} (0: not), "
         f"seed {trainer.seed}",

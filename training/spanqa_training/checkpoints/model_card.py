@@ -96,7 +96,7 @@ def _recipe(checkpoint: Checkpoint, spec: Spec, dataset: DataSpec) -> list[str]:
     trained = ", trained before" if _trained_on_before(checkpoint, dataset) else ""
     return [
         f"- started from: {base.get('name', source)} ({source}){trained}; fingerprint {base['base_fingerprint'][:12]}",
-        f"- {length}, batches of {dataset.batch_size} windows on each of {trainer.gpus or 1} processes, "
+        f"- {length}, batches of {dataset.batch('windows')} on each of {trainer.gpus or 1} processes, "
         f"{trainer.accumulate_grad_batches} summed before a step",
         f"- {optim.name}, learning rate {optim.lr:g}, betas {', '.join(map(str, optim.betas))}, weight decay "
         f"{optim.weight_decay:g}; {schedule.name}, warm-up steps {warmup}",

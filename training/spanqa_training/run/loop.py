@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spanqa_training.checkpoints.keys import Key
 from spanqa_training.console import tell
-from spanqa_training.data.batch_order import batch_order
+from spanqa_training.data.batch_order import shared_order
 from spanqa_training.data.feed import SPANS, AnyShare, Feed, Objective
 from spanqa_training.errors import RunError
 from spanqa_training.optimization.early_stopping import reason_to_stop
@@ -156,17 +156,16 @@ class Trainer:
         return self._at.epoch * self._steps_per_epoch + math.ceil(self._at.batch / self._accumulate)
 
     def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        order = batch_order(
+        return shared_order(
             self._lengths,
-            self._data.batch_size * self._fabric.world_size,
+            self._data.batch_size,
+            self._data.batch_tokens,
+            world_size=self._fabric.world_size,
             seed=self._spec.trainer.seed,
             epoch=epoch,
             shuffle=self._data.shuffle,
             drop_last=_first(self._data.drop_last, self._spec.model.dataset.drop_last),
         )
-        if not order:
-            raise RunError(f"{len(self._lengths)} windows do not fill one batch: lower batch_size, or drop_last=false")
-        return order
 
     def _run_epoch(self, on_check: OnCheck) -> bool:
         steps_left = self._n_steps - self._at.epoch * self._steps_per_epoch

@@ -104,6 +104,8 @@ class DataSpec:
     """One file or a list of files."""
     batch_size: int = 24
     """Windows in a batch of each process."""
+    batch_tokens: int | None = None
+    """In place of batch_size: word pieces in a batch of each process at most, padding counted."""
     num_samples: int = -1
     """Questions used, the first of the files; -1 for all."""
     shuffle: bool = True
@@ -120,6 +122,11 @@ class DataSpec:
     """What `spanqa infer` names the file of answers."""
     output_nbest_file: str = "nbest.txt"
     """What it names the file of the best spans."""
+
+    def batch(self, rows: str) -> str:
+        """What is in a batch of each process, for a reader; the rows are windows or sequences."""
+        tokens = self.batch_tokens
+        return f"{self.batch_size} {rows}" if tokens is None else f"{rows} of at most {tokens:,} word pieces together"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +182,21 @@ class Spec:
             check_spec(dataset.batch_size >= 1, f"{key}.batch_size", "at least 1", dataset.batch_size)
             n_samples = dataset.num_samples
             check_spec(n_samples == -1 or n_samples > 0, f"{key}.num_samples", "-1 or above 0", n_samples)
+            self._check_batch_tokens(key, dataset)
             # What a model is measured on, or answers, may not shrink without a word.
             ways = BAD_EXAMPLES if key in TRAINING_SECTIONS else BAD_EXAMPLES[:1]
             rule = " or ".join(BAD_EXAMPLES) + (", and skip in training data alone" if len(ways) == 1 else "")
             check_spec(dataset.bad_examples in ways, f"{key}.bad_examples", rule, dataset.bad_examples)
+
+    def _check_batch_tokens(self, key: str, dataset: DataSpec) -> None:
+        """Refuse a batch's number of tokens where something else says what is in a batch."""
+        tokens = dataset.batch_tokens
+        if tokens is None:
+            return
+        check_spec(tokens >= 1, f"{key}.batch_tokens", "at least 1 or null", tokens)
+        check_spec(key in TRAINING_SECTIONS, f"{key}.batch_tokens", "null outside training data", tokens)
+        drop_last = self.model.dataset.drop_last if dataset.drop_last is None else dataset.drop_last
+        check_spec(not drop_last, f"{key}.batch_tokens", "null where drop_last is true", tokens)
 
     def require_files(self, section: str) -> DataSpec:
         """Give a dataset's section.
