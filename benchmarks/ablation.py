@@ -2,18 +2,25 @@
 
 Every arm trains the same checkpoint for as many steps on other data: as the recipe has it, without the questions that
 were made, without one kind of them, without what is not SQuAD 2.0's own, with SQuADShifts' Reddit and Amazon parts,
-and in an order, other collections first. Each is scored on the held-back articles, which no arm trains on, beside the
-recipe's data. An arm that is done is not trained again: whatever ends a run, the same command goes on.
+and a part of the recipe's in an order, other collections first, or at random. These last two take batches as the file
+has them, in stretches of 50 that go from short windows to long ones; all others shuffle. Each is scored on the
+held-back articles, which no arm trains on, beside the recipe's data. An arm that is done is not trained again:
+whatever ends a run, the same command goes on.
 
     python benchmarks/ablation.py DATA PREPARED -o FOLDER --base CHECKPOINT
 
-DATA is the folder that training/recipes/minilm.sh describes, PREPARED what minilm_data.py wrote from it.
+DATA is the folder that training/recipes/minilm.sh describes, PREPARED what minilm_data.py wrote from it. CHECKPOINT is
+best one that has not seen the questions yet, as that of the recipe's second stage: what it was trained on before is in
+every arm.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -42,7 +49,7 @@ ELSEWHERE = ("squadshifts_reddit.json", "squadshifts_amazon_reviews.json")
 NOT_SQUAD_2 = ("squad11_dev13.json.gz", "squadshifts_new_wiki.json")
 BATCH = 32
 RECIPE = "as the recipe has it"
-IN_ORDER = "in order: other collections first"
+IN_ORDER, AT_RANDOM = "a part, other collections first", "the same part at random"
 
 
 def main() -> None:
@@ -51,17 +58,18 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     whole = read_dataset(args.prepared / "squad.json")
     held_back = read_dataset(args.prepared / HELD_BACK)
+    _check_same_run(args)
     arms = _arms(args, held_back)
     if unknown := set(args.arms or ()) - set(arms):
         raise SystemExit(f"--arms {', '.join(sorted(unknown))}: give some of {'; '.join(arms)}")
     found: dict[str, Evaluation] = {}
     sizes: dict[str, int] = {}
-    for number, (name, part_of) in enumerate(arms.items()):
+    for name, part_of in arms.items():
         if args.arms and name not in (RECIPE, *args.arms):
             continue
         examples = part_of(whole)
         sizes[name] = len(examples)
-        found[name] = _evaluated(_trained(args, f"arm-{number}", name, examples), held_back)
+        found[name] = _evaluated(_trained(args, name, examples), held_back)
     result = {name: _figures(found[name], found[RECIPE]) | {"questions": sizes[name]} for name in found}
     print_result({"steps": args.steps, "arms": result}, _table(result), as_json=args.json)
 
@@ -75,6 +83,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300, help="of each arm (default: %(default)s)")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="only these, beside the recipe's data")
     return parser.parse_args()
+
+
+def _check_same_run(args: argparse.Namespace) -> None:
+    """Refuse a folder with arms of other steps, data or base, which could not be compared."""
+    digests = {
+        str(name): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in (("base", args.base / "model.safetensors"), ("data", args.prepared / "squad.json"))
+    }
+    asked, file = {"steps": args.steps, **digests}, args.output / "settings.json"
+    if not file.exists():
+        file.write_text(json.dumps(asked), encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != asked:
+        raise SystemExit(f"{args.output}: holds arms of other steps, data or base: give another -o")
 
 
 def _arms(
@@ -95,22 +116,26 @@ def _arms(
     def with_more(whole: list[Example]) -> list[Example]:
         return whole + apart([one for name in ELSEWHERE for one in read_dataset(args.data / name)], list(held_back))
 
+    def at_random(whole: list[Example]) -> list[Example]:
+        # As many as the steps take: ten windows are of nine questions.
+        return random.Random(0).sample(whole, min(len(whole), args.steps * BATCH * 9 // 10))  # noqa: S311
+
     def in_order(whole: list[Example]) -> list[Example]:
-        # As many as the steps take: nine tenths of the windows are a question's only one.
-        drawn = random.Random(0).sample(whole, min(len(whole), args.steps * BATCH * 9 // 10))  # noqa: S311
-        return sorted(drawn, key=lambda example: not is_other(example))
+        return sorted(at_random(whole), key=lambda example: not is_other(example))
 
     return {
         RECIPE: lambda whole: whole,
         "without made questions": without(made_of(KINDS)),
-        **{f"without those {kind}": without(made_of([kind])) for kind in KINDS},
+        **{f"without {kind} questions": without(made_of([kind])) for kind in KINDS},
         "SQuAD 2.0's own alone": without(is_other),
         "and Reddit and Amazon": with_more,
         IN_ORDER: in_order,
+        AT_RANDOM: at_random,
     }
 
 
-def _trained(args: argparse.Namespace, folder: str, name: str, examples: Sequence[Example]) -> Path:
+def _trained(args: argparse.Namespace, name: str, examples: Sequence[Example]) -> Path:
+    folder = re.sub(r"[^a-z0-9]+", "-", name.lower())
     results = args.output / folder
     target = results / "checkpoints" / "trained-model.tlt"
     if not target.exists():
@@ -120,7 +145,10 @@ def _trained(args: argparse.Namespace, folder: str, name: str, examples: Sequenc
         print(f"{name}: {len(examples):,} questions", file=sys.stderr)
         line = [sys.executable, "-m", "spanqa.cli", "train", "-e", str(SPEC), "-m", str(args.base), "-r", str(results)]
         line += [f"training_ds.file={file}", "~validation_ds", f"trainer.max_steps={args.steps}"]
-        line += [f"training_ds.shuffle={str(name != IN_ORDER).lower()}", *(["--quiet"] if args.quiet else [])]
+        line += [
+            f"training_ds.shuffle={str(name not in (IN_ORDER, AT_RANDOM)).lower()}",
+            *(["--quiet"] if args.quiet else []),
+        ]
         if subprocess.run(line, stdout=subprocess.DEVNULL, check=False).returncode:
             raise SystemExit(f"{name}: the training did not end well: see above; the same command goes on")
     return target

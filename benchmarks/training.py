@@ -33,7 +33,7 @@ from spanqa_training.weights.hugging_face import write_hugging_face
 SHIPPED = ROOT / "training" / "checkpoints" / "spanqa-minilm"
 TURN = Path(__file__).with_name("training_turn.py")
 OURS, RECOMPUTED, PLAIN = "spanqa", "spanqa, gradient checkpointing", "plain loop, padded to 384"
-BY_TOKENS = "spanqa, batches of as many tokens"
+BY_TOKENS = "spanqa, batches by tokens"
 SIDES = (OURS, BY_TOKENS, RECOMPUTED, PLAIN)
 PRECISIONS = {"cpu": ("32", "bf16"), "cuda": ("16", "bf16")}
 TARGET_RATIO = 2.0

@@ -215,6 +215,8 @@ def pytest_xdist_make_scheduler(config, log):
 
         def _reschedule(self, node):
             """A process begins no test without a second one or the end in sight: one alone is not enough to go on."""
+            if node not in self.registered_collections:  # in another's place, and still collecting
+                return
             super()._reschedule(node)
             while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
                 super()._reschedule(node)

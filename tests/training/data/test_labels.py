@@ -170,7 +170,7 @@ def test_batches_of_tokens_are_as_full_as_they_can_be_and_as_many_in_every_epoch
         return -(-len(rows) // world_size) * max(lengths[row] for row in rows)
 
     assert all(tokens_of_one(batch) <= batch_tokens for batch in lists)
-    ascending = sorted(lists, key=lambda batch: lengths[batch[-1]])
+    ascending = sorted(lists, key=lambda batch: (lengths[batch[0]], lengths[batch[-1]], -len(batch)))
     for batch, longer in itertools.pairwise(ascending):
         assert max(lengths[row] for row in batch) <= min(lengths[row] for row in longer)
         assert tokens_of_one([*batch, longer[0]]) > batch_tokens

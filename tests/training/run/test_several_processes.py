@@ -1,5 +1,6 @@
 """Several processes train the model that one process would have trained."""
 
+import json
 import os
 import signal
 import sys
@@ -100,6 +101,26 @@ def test_two_processes_end_with_the_model_of_one_with_batches_twice_as_large(com
     names = ("train_loss", "val_loss")
     losses = [[check[name] for check in says.provenance["checks"] for name in names] for says in (two_says, one_says)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_every_window_counts_alike_in_batches_of_as_many_tokens(command, tmp_path, still_checkpoint):
+    """The gradients of a whole epoch, summed before one step, are those of its windows one by one."""
+    sgd = ["optim.name=sgd", "optim.lr=0.1", "trainer.log_every_n_steps=1", "optim.sched=null"]
+    two = ["-g", "2", "training_ds.batch_tokens=300", *sgd]
+    assert main(command(still_checkpoint, tmp_path / "steps", *two)) == 0
+    n_windows = trained(tmp_path / "steps")[0].provenance["n_windows"]
+    log = (tmp_path / "steps" / "train.jsonl").read_text().splitlines()
+    n_batches = max(json.loads(line)["step"] for line in log)
+    assert n_windows / n_batches > 2 * 300 // 128
+    assert main(command(still_checkpoint, tmp_path / "two", f"trainer.accumulate_grad_batches={n_batches}", *two)) == 0
+    one = ["training_ds.batch_size=1", f"trainer.accumulate_grad_batches={n_windows}", *sgd]
+    assert main(command(still_checkpoint, tmp_path / "one", *one)) == 0
+    (two_says, ours), (one_says, theirs) = trained(tmp_path / "two"), trained(tmp_path / "one")
+    assert largest_difference(ours, theirs) < 2e-6 < largest_difference(ours, trained(tmp_path / "steps")[1])
+    losses = [says.provenance["checks"][0]["train_loss"] for says in (two_says, one_says)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    card = (tmp_path / "two" / "model_card.md").read_text(encoding="utf-8")
+    assert "batches of windows of at most 300 word pieces together on each of 2 processes, " in card
 
 
 def test_an_interrupted_run_of_two_processes_ends_as_an_uninterrupted_one(

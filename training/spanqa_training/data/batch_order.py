@@ -43,15 +43,11 @@ def shared_order(
     if batch_tokens is None:
         batch_size *= world_size
         order = batch_order(lengths, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last)
-        if not order:
-            raise RunError(f"{len(lengths)} windows do not fill one batch: lower batch_size, or drop_last=false")
-        return order
-    longest = int(np.max(lengths))
-    if longest > batch_tokens:
-        raise RunError(
-            f"batch_tokens is {batch_tokens}, the longest window {longest} word pieces: give at least as many"
-        )
-    return token_batch_order(lengths, batch_tokens, world_size=world_size, seed=seed, epoch=epoch, shuffle=shuffle)
+    else:
+        order = token_batch_order(lengths, batch_tokens, world_size=world_size, seed=seed, epoch=epoch, shuffle=shuffle)
+    if not order:
+        raise RunError(f"{len(lengths)} windows do not fill one batch: lower batch_size, or drop_last=false")
+    return order
 
 
 def batch_order(
@@ -102,18 +98,26 @@ def token_batch_order(
 
     Returns:
         Indices of the windows of each batch; every window stands in exactly one.
+
+    Raises:
+        RunError: A window is longer than a batch may be.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
+    longest = int(np.max(lengths, initial=0))
+    if longest > batch_tokens:
+        raise RunError(
+            f"batch_tokens is {batch_tokens}, the longest window {longest} word pieces: give at least as many"
+        )
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths)) if shuffle else np.arange(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
     batches = []
     low = 0
     while low < len(order):
-        most = world_size * int(batch_tokens // lengths[order[low]])
+        most = min(len(order) - low, world_size * (batch_tokens // int(lengths[order[low]])))
         rows_of_one = -(-np.arange(1, most + 1) // world_size)
-        ascending = lengths[order[low : low + most]]
-        high = low + int(np.searchsorted(rows_of_one[: len(ascending)] * ascending, batch_tokens, side="right"))
+        tokens_of_one = rows_of_one * lengths[order[low : low + most]]
+        high = low + int(np.searchsorted(tokens_of_one, min(batch_tokens, tokens_of_one[-1]), side="right"))
         batches.append(order[low:high])
         low = high
     if shuffle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,10 +31,13 @@ class AnyShare(Protocol):
 
     @property
     def weight(self) -> float:
-        """Its part of the global batch's mean loss; over all processes the weights add up to 1."""
+        """Its part of the global batch's mean loss; over all processes the weights add up to the batch's weight, 1."""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> AnyShare:
         """Give the same with every tensor moved."""
+
+    def weighted(self, factor: float) -> AnyShare:
+        """Give the same with another weight: as many times its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,10 @@ class Share:
         """Give the same with every tensor moved."""
         ids, mask, types = map(move, self.inputs)
         return Share(inputs=(ids, mask, types), starts=move(self.starts), ends=move(self.ends), weight=self.weight)
+
+    def weighted(self, factor: float) -> Share:
+        """Give the same with another weight: as many times its own."""
+        return replace(self, weight=factor * self.weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +108,8 @@ class Feed:
         num_workers: Threads that prepare ahead; 0 prepares each share when it is asked for.
         pin_memory: Whether the tensors lie in page-locked memory.
         device: Where the tensors go.
+        mean_rows: Rows of a global batch on average, where batches differ: each row then counts alike over an epoch,
+            and not each batch. None where all batches have as many.
     """
 
     source: Any
@@ -110,6 +119,7 @@ class Feed:
     num_workers: int
     pin_memory: bool
     device: torch.device
+    mean_rows: float | None = None
 
     def shares(self, order: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[AnyShare]:
         """Give the share of each global batch of an epoch, in order."""
@@ -132,6 +142,8 @@ class Feed:
     def _share(self, batch: NDArray[np.int64], epoch: int) -> AnyShare:
         place = Place(rank=self.rank, world_size=self.world_size, epoch=epoch)
         share = self.objective.share(self.source, batch, place)
+        if self.mean_rows:
+            share = share.weighted(len(batch) / self.mean_rows)
         return share.moved(Tensor.pin_memory) if self.pin_memory and self.device.type == "cuda" else share
 
     def _on_device(self, share: AnyShare) -> AnyShare:

@@ -69,6 +69,7 @@ class Trainer:
         self._fabric, self._spec, self._data, self._lengths, self._quiet = fabric, spec, dataset, lengths, quiet
         self._objective, self._stop = objective, False
         torch.manual_seed(spec.trainer.seed + fabric.global_rank)
+        n_batches = len(self._order(0))
         self._feed = Feed(
             source=rows,
             objective=objective,
@@ -77,9 +78,10 @@ class Trainer:
             num_workers=_first(dataset.num_workers, spec.model.dataset.num_workers),
             pin_memory=_first(dataset.pin_memory, spec.model.dataset.pin_memory),
             device=fabric.device,
+            mean_rows=None if dataset.batch_tokens is None else len(lengths) / n_batches,
         )
         self._accumulate = spec.trainer.accumulate_grad_batches
-        self._steps_per_epoch = math.ceil(len(self._order(0)) / self._accumulate)
+        self._steps_per_epoch = math.ceil(n_batches / self._accumulate)
         self._n_steps = spec.trainer.max_steps or self._steps_per_epoch * spec.trainer.max_epochs
         self._update = OptimizerStep.of_model(fabric, model, spec, n_steps=self._n_steps)
         self._model = self._update.model

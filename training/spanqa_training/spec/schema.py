@@ -105,7 +105,7 @@ class DataSpec:
     batch_size: int = 24
     """Windows in a batch of each process."""
     batch_tokens: int | None = None
-    """In place of batch_size: word pieces in a batch of each process at most, padding counted."""
+    """In place of batch_size: most word pieces in a batch of each process, padding counted; training data alone."""
     num_samples: int = -1
     """Questions used, the first of the files; -1 for all."""
     shuffle: bool = True
