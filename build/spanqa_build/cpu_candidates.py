@@ -71,7 +71,7 @@ def check_wanted(engine: str, precision: str) -> None:
     if not _offered(engine, precision):
         raise BuildError(
             f"no network in {precision} for {'ONNX Runtime or OpenVINO' if engine == AUTO else engine} on this machine:"
-            f" int8 is ONNX Runtime's, and bfloat16 OpenVINO's ({INSTALL}), on cores with AVX512_BF16 or AMX; give"
+            f" bfloat16 is OpenVINO's ({INSTALL}), on cores with AVX512_BF16 or AMX; give"
             f" another --precision or --engine"
         )
 
@@ -90,13 +90,16 @@ def candidates_from_networks(networks: CpuNetworks, folder: Path, *, engine: str
     """
     files = {"plain": networks.plain, "float32": networks.float32, "int8": networks.int8}
     made = []
-    for name, of_engine, of_precision in _offered(engine, precision):
+    offered = _offered(engine, precision)
+    of_onnx = {of_precision for _, of_engine, of_precision in offered if of_engine == ONNX_RUNTIME}
+    for name, of_engine, of_precision in offered:
         if of_engine == OPENVINO:
             path = openvino_from_onnx(networks.plain, folder / name, precision=of_precision)
         else:
             path = files[name]
-        by_name = precision != AUTO and of_precision != "float32"
-        is_needed = by_name or (of_precision == "float32" and (of_engine != OPENVINO or engine == OPENVINO))
+        # Where ONNX Runtime's passes, OpenVINO's of the same precision may be left out.
+        is_rival = of_engine == OPENVINO and of_precision in of_onnx
+        is_needed = not is_rival and (precision != AUTO or of_precision == "float32")
         made.append(Candidate(name=name, path=path, engine=of_engine, precision=of_precision, is_needed=is_needed))
     return made
 

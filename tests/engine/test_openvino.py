@@ -22,6 +22,8 @@ from spanqa.startup import check_machine
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa_build import cpu_candidates, openvino_export
 from spanqa_build.comparison import FLOAT32, Comparison
+from spanqa_build.cpu import cpu_networks_from_model
+from spanqa_build.cpu_candidates import candidates_from_networks
 from spanqa_build.errors import OptimizationError
 from spanqa_build.onnx_export import onnx_from_model
 from spanqa_build.openvino_export import openvino_from_onnx, precisions_here
@@ -144,11 +146,12 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
     assert not list(home.iterdir())
 
 
-def test_bfloat16_is_offered_where_the_cores_have_it_alone(monkeypatch):
+def test_what_rounds_is_offered_where_the_cores_have_it_alone(monkeypatch):
     openvino = openvino_network.import_openvino()
     for capabilities, offered in (
-        (["FP32", "INT8"], ("float32",)),
-        (["FP32", "BF16", "INT8"], ("float32", "bfloat16")),
+        (["FP32"], ("float32",)),
+        (["FP32", "INT8"], ("float32", "int8")),
+        (["FP32", "BF16", "INT8"], ("float32", "bfloat16", "int8")),
     ):
         monkeypatch.setattr(openvino.Core, "get_property", lambda self, device, name, found=capabilities: found)
         assert precisions_here() == offered
@@ -160,8 +163,42 @@ def test_the_file_says_what_it_is_computed_in(tiny_model_folder, tmp_path):
     onnx_from_model(model, tmp_path / "plain.onnx")
     for precision, hint in openvino_export.PRECISIONS.items():
         path = openvino_from_onnx(tmp_path / "plain.onnx", tmp_path / precision, precision=precision)
-        asked = load_network(path, n_threads=1)._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        assert asked == (hint if precision in precisions_here() else "f32")
+        compiled = load_network(path, n_threads=1)._compiled
+        asked = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        assert asked == (hint if "bfloat16" in precisions_here() else "f32")
+        assert precision != "int8" or compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 128
+
+
+def test_int8_rounds_the_layers_weights_alone_and_each_window_for_itself(tiny_model_folder, windows, tmp_path):
+    _, model = open_model(str(tiny_model_folder))
+    onnx_from_model(model, tmp_path / "plain.onnx")
+    paths = {
+        precision: openvino_from_onnx(tmp_path / "plain.onnx", tmp_path / precision, precision=precision)
+        for precision in ("float32", "int8")
+    }
+    n_weights = sum(
+        parameter.numel() for name, parameter in model.named_parameters() if "layers" in name and parameter.dim() == 2
+    )
+    sizes = {precision: path.with_suffix(".bin").stat().st_size for precision, path in paths.items()}
+    assert sizes["float32"] - sizes["int8"] == pytest.approx(3 * n_weights, rel=0.1)
+    exact, rounded = (load_network(paths[precision], n_threads=1) for precision in ("float32", "int8"))
+    padded = rounded.run(batch_windows(windows))
+    for row, window in enumerate(windows):
+        batch = batch_windows([window])
+        for wanted, alone, beside in zip(exact.run(batch), rounded.run(batch), padded, strict=True):
+            error = np.sqrt(np.mean((alone - wanted) ** 2)) / np.std(wanted)
+            assert 0 < error < 0.1
+            np.testing.assert_allclose(alone[0], beside[row, : alone.shape[1]], atol=0.05 * np.std(wanted), rtol=0)
+
+
+def test_openvinos_int8_may_be_refused_where_onnx_runtimes_passes(tiny_model_folder, tmp_path):
+    _, model = open_model(str(tiny_model_folder))
+    networks = cpu_networks_from_model(model, tmp_path)
+    for engine, needed in (("auto", ["int8"]), ("openvino", ["openvino_int8"])):
+        (tmp_path / engine).mkdir()
+        made = candidates_from_networks(networks, tmp_path / engine, engine=engine, precision="int8")
+        assert [candidate.name for candidate in made if candidate.is_needed] == needed
+        assert "openvino_int8" in [candidate.name for candidate in made]
 
 
 def test_what_openvino_cannot_read_is_one_sentence(tmp_path):
