@@ -111,9 +111,9 @@ def ours(asked: dict[str, Any]) -> dict[str, float]:
         *(f"trainer.gradient_checkpointing={str(asked['recompute']).lower()}", "optim.sched.name=WarmupAnnealing"),
         *([f"trainer.max_steps={steps}"] if steps else []),
     ]
-    index = build_or_open_index([file], maker, folder=folder / "index")
     if asked["by_tokens"]:
-        most = max(int(asked["batch_size"] * index.lengths.mean()), int(index.lengths.max()))
+        with build_or_open_index([file], maker, folder=folder / "index") as index:
+            most = max(int(asked["batch_size"] * index.lengths.mean()), int(index.lengths.max()))
         overrides.append(f"training_ds.batch_tokens={most}")
     spec = load_spec(None, overrides, uses={"trainer", "training_ds", "optim"}, warn=lambda _: None).spec
     _as_the_command_does(asked["device"])
@@ -127,7 +127,7 @@ def ours(asked: dict[str, Any]) -> dict[str, float]:
         clock.stop()
         return {"step": progress.step}
 
-    with index:
+    with build_or_open_index([file], maker, folder=folder / "index") as index:
         results = folder / f"results-{time.monotonic_ns()}"
         trainer = Trainer(
             fabric, model, index, index.lengths, spec=spec, dataset=spec.training_ds, results=results, quiet=True

@@ -213,9 +213,10 @@ def test_both_loops_are_timed_over_the_same_questions(benchmarks, tiny_checkpoin
     write_squad(real_questions[:24], tmp_path / "questions.json")
     write_hugging_face(*load_checkpoint(tiny_checkpoint), tmp_path / "hugging-face")
     asked = {"precision": "32", "device": "cpu", "batch_size": 4, "steps": None, "recompute": False}
+    asked |= {"by_tokens": False}
     asked |= {"checkpoint": str(tiny_checkpoint), "folder": str(tmp_path)}
     ours, recomputed = training_turn.ours(asked), training_turn.ours({**asked, "recompute": True})
-    plain = training_turn.plain(asked)
-    assert all(side[name] > 0 for side in (ours, recomputed, plain) for name in FIGURES)
+    by_tokens, plain = training_turn.ours({**asked, "by_tokens": True}), training_turn.plain(asked)
+    assert all(side[name] > 0 for side in (ours, recomputed, by_tokens, plain) for name in FIGURES)
     assert ours["padding_share"] < plain["padding_share"]
     assert recomputed["steps"] == ours["steps"] > 2
