@@ -91,15 +91,16 @@ def candidates_from_networks(networks: CpuNetworks, folder: Path, *, engine: str
     files = {"plain": networks.plain, "float32": networks.float32, "int8": networks.int8}
     made = []
     offered = _offered(engine, precision)
-    of_onnx = {of_precision for _, of_engine, of_precision in offered if of_engine == ONNX_RUNTIME}
     for name, of_engine, of_precision in offered:
         if of_engine == OPENVINO:
             path = openvino_from_onnx(networks.plain, folder / name, precision=of_precision)
         else:
             path = files[name]
-        # Where ONNX Runtime's passes, OpenVINO's of the same precision may be left out.
-        is_rival = of_engine == OPENVINO and of_precision in of_onnx
-        is_needed = not is_rival and (precision != AUTO or of_precision == "float32")
+        is_needed = (
+            of_engine != OPENVINO or engine == OPENVINO
+            if of_precision == "float32"
+            else precision != AUTO and len(offered) == 1  # another of the same precision may pass
+        )
         made.append(Candidate(name=name, path=path, engine=of_engine, precision=of_precision, is_needed=is_needed))
     return made
 

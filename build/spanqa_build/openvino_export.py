@@ -13,12 +13,13 @@ from spanqa.openvino_network import OPENVINO, OPENVINO_FILE, PRECISION_KEY, impo
 from spanqa_build.errors import OptimizationError
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""OpenVINO's names of what it computes in, by ours; in int8 that is all but products with weights."""
+"""OpenVINO's names of what it computes in, by ours; in int8 that is all but products with weights, and f32 where the
+cores have no bfloat16."""
 _CAPABILITIES = {"bfloat16": "BF16", "int8": "INT8"}
 """OpenVINO's names of what the cores must offer."""
 _GROUP = 128
-"""Values of a row of activations that share a scale in int8. Of 32, 64, 128 and 384 the fastest on cores with VNNI, and
-nearer to float32 than 384 (benchmarks/results)."""
+"""Values of a row of activations that share a scale in int8. Of 32, 64, 128 and 384 the fastest on cores with VNNI and
+bfloat16, and nearer to float32 than 384 (benchmarks/results)."""
 _GROUP_KEY = ("runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE")
 """Where OpenVINO itself looks for it in the file."""
 _FEWEST_COLUMNS = 8
@@ -48,8 +49,8 @@ def precisions_here() -> tuple[str, ...]:
 def openvino_from_onnx(source: Path, folder: Path, *, precision: str) -> Path:
     """Write a graph in OpenVINO's format; the file says in what it is to be computed.
 
-    Weights are in float32. For int8 those of the products are int8 with a scale for each column, and OpenVINO rounds
-    each row's values as it goes, a scale for each _GROUP of them.
+    Weights are in float32. For int8 those of the products are int8 with a scale for each column, and on cores with VNNI
+    or AMX OpenVINO rounds each row's values as it goes, a scale for each _GROUP of them.
 
     Args:
         source: A graph by `onnx_from_model`. OpenVINO fuses it as it loads it.
@@ -66,7 +67,8 @@ def openvino_from_onnx(source: Path, folder: Path, *, precision: str) -> Path:
     folder.mkdir()
     try:
         network: Any = openvino.Core().read_model(source)
-        network.set_rt_info(PRECISIONS[precision], list(PRECISION_KEY))
+        hint = PRECISIONS[precision if precision == "float32" or "bfloat16" in precisions_here() else "float32"]
+        network.set_rt_info(hint, list(PRECISION_KEY))
         if precision == "int8":
             _round_weights(network)
             network.set_rt_info(str(_GROUP), list(_GROUP_KEY))

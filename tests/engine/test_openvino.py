@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spanqa import contract, openvino_network
 from spanqa.cli import main
@@ -22,7 +25,7 @@ from spanqa.startup import check_machine
 from spanqa.windows import WindowMaker, batch_windows
 from spanqa_build import cpu_candidates, openvino_export
 from spanqa_build.comparison import FLOAT32, Comparison
-from spanqa_build.cpu import cpu_networks_from_model
+from spanqa_build.cpu import CpuNetworks
 from spanqa_build.cpu_candidates import candidates_from_networks
 from spanqa_build.errors import OptimizationError
 from spanqa_build.onnx_export import onnx_from_model
@@ -30,6 +33,7 @@ from spanqa_build.openvino_export import openvino_from_onnx, precisions_here
 from spanqa_build.parity import run_torch
 from spanqa_server.server import Server
 from spanqa_training.checkpoints.checkpoint import read_checkpoint
+from spanqa_training.model import EncoderConfig, SpanModel
 from spanqa_training.weights.model_sources import open_model
 
 
@@ -169,36 +173,66 @@ def test_the_file_says_what_it_is_computed_in(tiny_model_folder, tmp_path):
         assert precision != "int8" or compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 128
 
 
-def test_int8_rounds_the_layers_weights_alone_and_each_window_for_itself(tiny_model_folder, windows, tmp_path):
-    _, model = open_model(str(tiny_model_folder))
+@pytest.fixture
+def wide_network(tmp_path):
+    """A network of which OpenVINO rounds activations too: those of a layer are at least one group."""
+    torch.manual_seed(3)
+    shape = {"vocab_size": 30522, "hidden_size": 256, "intermediate_size": 512, "num_layers": 2, "num_heads": 4}
+    model = SpanModel(EncoderConfig(**shape, max_positions=256, type_vocab_size=2)).eval()
     onnx_from_model(model, tmp_path / "plain.onnx")
-    paths = {
-        precision: openvino_from_onnx(tmp_path / "plain.onnx", tmp_path / precision, precision=precision)
-        for precision in ("float32", "int8")
-    }
-    n_weights = sum(
-        parameter.numel() for name, parameter in model.named_parameters() if "layers" in name and parameter.dim() == 2
+    return model, tmp_path / "plain.onnx"
+
+
+def error_of(network, exact, batches):
+    """Root of the mean squared error of the logits, of their spread."""
+    ours, theirs = (
+        np.concatenate([np.concatenate(one.run(batch), 1)[0] for batch in batches]) for one in (network, exact)
     )
-    sizes = {precision: path.with_suffix(".bin").stat().st_size for precision, path in paths.items()}
-    assert sizes["float32"] - sizes["int8"] == pytest.approx(3 * n_weights, rel=0.1)
-    exact, rounded = (load_network(paths[precision], n_threads=1) for precision in ("float32", "int8"))
-    padded = rounded.run(batch_windows(windows))
+    return np.sqrt(np.mean((ours - theirs) ** 2)) / np.std(theirs)
+
+
+def test_int8_rounds_the_weights_of_the_layers_and_where_the_cores_can_activations(
+    wide_network, windows, tmp_path, monkeypatch
+):
+    model, plain = wide_network
+    exact = load_network(openvino_from_onnx(plain, tmp_path / "float32", precision="float32"), n_threads=1)
+    path = openvino_from_onnx(plain, tmp_path / "int8", precision="int8")
+    weights = [one for name, one in model.named_parameters() if "layers" in name and one.dim() == 2]
+    assert path.read_text().count('element_type="i8"') == len(weights) == 12
+    monkeypatch.setattr(openvino_export, "_GROUP", 0)
+    weights_alone = openvino_from_onnx(plain, tmp_path / "weights", precision="int8")
+    batches = [batch_windows([window]) for window in windows]
+    alone, both = (error_of(load_network(one, n_threads=1), exact, batches) for one in (weights_alone, path))
+    assert 0 < alone < 0.1
+    assert 0 < both < 0.1
+    if re.search(r"\bavx512_vnni\b", Path("/proc/cpuinfo").read_text()):
+        assert both != alone
+
+
+def test_in_int8_a_windows_logits_do_not_hang_on_its_neighbours(wide_network, windows, tmp_path):
+    encoder = CpuEncoder(openvino_from_onnx(wide_network[1], tmp_path / "int8", precision="int8"))
+    beside = encoder.run_rows(batch_windows(windows))
     for row, window in enumerate(windows):
-        batch = batch_windows([window])
-        for wanted, alone, beside in zip(exact.run(batch), rounded.run(batch), padded, strict=True):
-            error = np.sqrt(np.mean((alone - wanted) ** 2)) / np.std(wanted)
-            assert 0 < error < 0.1
-            np.testing.assert_allclose(alone[0], beside[row, : alone.shape[1]], atol=0.05 * np.std(wanted), rtol=0)
+        for alone, among in zip(encoder.run(batch_windows([window]), alone=True), beside, strict=True):
+            assert np.array_equal(alone[0], among[row, : alone.shape[1]])
+    encoder.close()
 
 
-def test_openvinos_int8_may_be_refused_where_onnx_runtimes_passes(tiny_model_folder, tmp_path):
-    _, model = open_model(str(tiny_model_folder))
-    networks = cpu_networks_from_model(model, tmp_path)
-    for engine, needed in (("auto", ["int8"]), ("openvino", ["openvino_int8"])):
-        (tmp_path / engine).mkdir()
-        made = candidates_from_networks(networks, tmp_path / engine, engine=engine, precision="int8")
-        assert [candidate.name for candidate in made if candidate.is_needed] == needed
-        assert "openvino_int8" in [candidate.name for candidate in made]
+@pytest.mark.parametrize(
+    ("engine", "precision", "needed"),
+    [
+        ("auto", "auto", ["plain", "float32"]),
+        ("auto", "int8", []),
+        ("onnxruntime", "int8", ["int8"]),
+        ("openvino", "int8", ["openvino_int8"]),
+        ("openvino", "auto", ["openvino_float32"]),
+    ],
+)
+def test_what_must_pass_is_what_nothing_else_could_take_the_place_of(wide_network, tmp_path, engine, precision, needed):
+    networks = CpuNetworks(plain=wide_network[1], float32=tmp_path / "float32.onnx", int8=tmp_path / "int8.onnx")
+    made = candidates_from_networks(networks, tmp_path, engine=engine, precision=precision)
+    assert [candidate.name for candidate in made if candidate.is_needed] == needed
+    assert engine == "onnxruntime" or "openvino_int8" in [candidate.name for candidate in made]
 
 
 def test_what_openvino_cannot_read_is_one_sentence(tmp_path):

@@ -31,7 +31,7 @@ class AnyShare(Protocol):
 
     @property
     def weight(self) -> float:
-        """Its part of the global batch's mean loss; over all processes the weights add up to the batch's weight, 1."""
+        """Its part of the global batch's mean loss; over all processes 1, or what a batch counts beside others."""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> AnyShare:
         """Give the same with every tensor moved."""

@@ -237,21 +237,21 @@ class Trainer:
             loss = self._objective.loss(self._model, share) * share.weight
             # Gradients are averaged over processes; the mean over the global batch is the sum of the shares.
             self._fabric.backward(loss * self._fabric.world_size / self._accumulate)
-        told = torch.tensor([float(loss.detach()), self._stop, due and self._fabric.global_rank == 0])
+        told = torch.tensor([float(loss.detach()), share.weight, self._stop, due and self._fabric.global_rank == 0])
         if self._fabric.world_size > 1:
             told = self._fabric.all_reduce(told.to(self._fabric.device), reduce_op="sum")  # type: ignore[assignment]
-        value, stop, save = told.tolist()
+        value, weight, stop, save = told.tolist()
         if not math.isfinite(value):
             raise RunError(
-                f"the loss is {value} in epoch {self._at.epoch + 1}, batch {self._at.batch + 1}: lower optim.lr, or "
-                "set trainer.gradient_clip_val=1.0"
+                f"the loss is {value / weight} in epoch {self._at.epoch + 1}, batch {self._at.batch + 1}: lower "
+                "optim.lr, or set trainer.gradient_clip_val=1.0"
             )
         self._at.loss_sum += value
         self._at.batch += 1
         if step_now:
             lr = self._update.apply(self._step())
             if self._log and self._step() % self._spec.trainer.log_every_n_steps == 0:
-                self._log.write(step=self._step(), epoch=self._at.epoch + 1, loss=round(value, 6), lr=lr)
+                self._log.write(step=self._step(), epoch=self._at.epoch + 1, loss=round(value / weight, 6), lr=lr)
         return stop > 0, save > 0
 
 
